@@ -1,0 +1,87 @@
+"""The project's folders and its parameters, read and checked in one place.
+
+Everything that affects a result is a key of params.yaml: one section per stage, shared keys in `base`.
+"""
+
+import difflib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+RAW = DATA / "raw"
+MODEL = DATA / "model"
+REPORTS = ROOT / "reports"
+METRICS = REPORTS / "metrics"
+
+# Stages in the order of the pipeline; None marks a script, else the notebook that is the stage.
+STAGES: dict[str, str | None] = {
+    "fetch": None,
+    "model": None,
+    "data": "01_data",
+    "sae": "sae",
+    "features": "02_features",
+    "effects": "effects",
+    "vectors": "03_vectors",
+    "evaluation": "04_evaluation",
+    "render": None,
+}
+
+
+def unknown(kind: str, name: object, allowed: list[str]) -> ValueError:
+    """The error for a name that is not among `allowed`: says the nearest right one."""
+    near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {kind} {name!r}{hint} (there are: {', '.join(allowed)})")
+
+
+def load_params(path: Path | None = None) -> dict[str, dict[str, Any]]:
+    """params.yaml as {section: {key: value}}.
+
+    Raises: ValueError for a section that is neither `base` nor a stage.
+    """
+    params = yaml.safe_load((path or ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for section in params:
+        if section not in ("base", *STAGES):
+            raise unknown("params.yaml section", section, ["base", *STAGES])
+    return params
+
+
+def stage_params(stage: str, accepted: list[str], params: dict | None = None) -> dict[str, Any]:
+    """The parameters of one stage: its own section, and those of `base` that it accepts.
+
+    Raises: ValueError for a key of the section that the stage does not accept, or one that it misses.
+    """
+    params = params or load_params()
+    section = params.get(stage) or {}
+    for key in section:
+        if key not in accepted:
+            raise unknown(f"key in section {stage!r} of params.yaml:", key, accepted)
+    merged = {key: value for key, value in params["base"].items() if key in accepted} | section
+    if missing := [key for key in accepted if key not in merged]:
+        raise ValueError(f"params.yaml: section {stage!r} lacks {', '.join(missing)}")
+    return merged
+
+
+def stage_dir(stage: str) -> Path:
+    """data/<stage>/, made if absent. Raises: OSError if it cannot be written."""
+    folder = DATA / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error.strerror}); check its owner and mode") from error
+    return folder
+
+
+def need_space(folder: Path, gib: float) -> None:
+    """Raises: OSError if the disk of `folder` has less than `gib` GiB free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < gib:
+        raise OSError(f"{folder}: {free:.1f} GiB free, {gib:.1f} GiB needed; free some space and run again")
