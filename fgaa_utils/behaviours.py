@@ -1,0 +1,102 @@
+"""Behaviours to steer towards: one YAML file each under data/behaviours/, contrastive texts and judge texts.
+
+The contrastive sets X+ and X- build steering vectors (paper, section 3 and appendix); the judge texts train
+and test the judge and never overlap with them. A new behaviour is a new file.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fgaa_utils.project import DATA, unknown
+
+FOLDER = DATA / "behaviours"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """`key` is the file's stem; `positive` and `negative` are X+ and X-; `language` set means that the judge
+    is language identification."""
+
+    key: str
+    name: str
+    description: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    judge_positive: tuple[str, ...]
+    judge_negative: tuple[str, ...]
+    language: str | None = None
+
+
+def _texts(source: dict, key: str, path: Path) -> tuple[str, ...]:
+    texts = source.get(key) or []
+    if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise ValueError(f"{path.name}: {key!r} must be a list of non-empty texts")
+    return tuple(texts)
+
+
+def read_behaviour(path: Path) -> Behaviour:
+    """The behaviour of one file.
+
+    Raises: ValueError if it is not UTF-8 YAML, lacks a part, has an unknown key or one text on two sides.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is not YAML: {error}") from error
+    allowed = ["name", "description", "language", "positive", "negative", "judge"]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is empty; it needs {', '.join(allowed)}")
+    for key in content:
+        if key not in allowed:
+            raise unknown(f"key in {path.name}:", key, allowed)
+    if missing := [key for key in ("name", "description", "positive", "negative", "judge") if key not in content]:
+        raise ValueError(f"{path.name} lacks {', '.join(missing)}")
+    behaviour = Behaviour(
+        key=path.stem,
+        name=content["name"],
+        description=content["description"],
+        positive=_texts(content, "positive", path),
+        negative=_texts(content, "negative", path),
+        judge_positive=_texts(content["judge"], "positive", path),
+        judge_negative=_texts(content["judge"], "negative", path),
+        language=content.get("language"),
+    )
+    _check_disjoint(behaviour, path)
+    return behaviour
+
+
+def _check_disjoint(behaviour: Behaviour, path: Path) -> None:
+    """Raises: ValueError if a text stands twice, within a set or in two of the four."""
+    seen: dict[str, str] = {}
+    for side in ("positive", "negative", "judge_positive", "judge_negative"):
+        for text in getattr(behaviour, side):
+            folded = " ".join(text.lower().split())
+            if folded in seen:
+                raise ValueError(f"{path.name}: {text!r} is in {seen[folded]} and in {side}; it may stand once")
+            seen[folded] = side
+
+
+def read_behaviours(names: list[str] | str = "all", folder: Path = FOLDER) -> list[Behaviour]:
+    """The behaviours named by their file stems, or all, in the order of the folder.
+
+    Raises: ValueError for an unknown name, or two files with one display name.
+    """
+    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if not paths:
+        raise ValueError(f"{folder} holds no behaviour files")
+    for name in [] if names == "all" else names:
+        if name not in paths:
+            raise unknown("behaviour", name, list(paths))
+    behaviours = [read_behaviour(path) for stem, path in paths.items() if names == "all" or stem in names]
+    by_name: dict[str, str] = {}
+    for behaviour in behaviours:
+        if behaviour.name in by_name:
+            raise ValueError(
+                f"{behaviour.key}.yaml and {by_name[behaviour.name]}.yaml are both named {behaviour.name!r}"
+            )
+        by_name[behaviour.name] = behaviour.key
+    return behaviours
