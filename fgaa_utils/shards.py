@@ -1,0 +1,97 @@
+"""Results in shards: written whole or not at all, tied to what shaped them, checked when read.
+
+A store is a folder named by the hash of its identity, so a changed parameter, model or prompt opens another
+folder and can never mix with old shards, and a killed run goes on with the first shard that is missing.
+"""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def digest(value: object) -> str:
+    """16 hex digits that identify a JSON-able value, a tensor or the bytes of anything else's repr."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous()
+        data = str((value.dtype, tuple(value.shape))).encode() + value.view(torch.uint8).numpy().tobytes()
+    else:
+        data = json.dumps(value, sort_keys=True, default=str).encode()
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], **metadata: object) -> None:
+    """Write a safetensors file with a checksum, atomically: the file is there whole or not at all.
+
+    Raises: OSError if the disk is full or the folder cannot be written.
+    """
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(tensors, partial, metadata=texts | {"crc32": _checksum(tensors)})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({error}); is the disk full or the folder read-only?") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a file written by save_tensors.
+
+    Raises: FileNotFoundError if it is absent; ValueError if it is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; the stage that writes it has not run")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run its stage again") from error
+    if metadata.get("crc32") != _checksum(tensors):
+        raise ValueError(f"{path} is damaged (wrong checksum); delete it and run its stage again")
+    return tensors, metadata
+
+
+class ShardStore:
+    """Shards 0..count-1 of one computation, under folder/<identity hash>/."""
+
+    def __init__(self, folder: Path, identity: dict, count: int):
+        self.count = count
+        self.folder = folder / digest(identity)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "identity.json").write_text(json.dumps(identity, indent=1, sort_keys=True, default=str))
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"shard_{index:05d}.safetensors"
+
+    def missing(self) -> list[int]:
+        """The shards still to be made, in order."""
+        return [i for i in range(self.count) if not self.path(i).exists()]
+
+    def write(self, index: int, tensors: dict[str, Tensor]) -> None:
+        save_tensors(self.path(index), tensors)
+
+    def read(self, index: int) -> dict[str, Tensor]:
+        """Raises: ValueError if the shard is damaged."""
+        return load_tensors(self.path(index))[0]
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """All shards in order, one in memory at a time."""
+        for index in range(self.count):
+            yield self.read(index)

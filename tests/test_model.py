@@ -1,0 +1,94 @@
+import json
+
+import pytest
+import torch
+
+from fgaa_utils.model import check_block, join_parts, load_model, resolve_dtype
+from fgaa_utils.project import MODEL, load_params
+
+BASE = load_params()["base"]
+
+
+def test_layer_out_of_range(tiny):
+    for layer in (-1, 4):
+        with pytest.raises(ValueError, match=rf"layer {layer} is out of range: the model has blocks 0\.\.3"):
+            check_block(tiny, layer)
+
+
+def test_encode_puts_bos_first_and_refuses_long_texts(tiny):
+    assert tiny.encode(["the cat", ""]) == [[1, 3, 5], [1]]
+    assert tiny.encode(["the cat"], bos=False) == [[3, 5]]
+    with pytest.raises(ValueError, match=r"text of 66 tokens is longer than 64: 'the the"):
+        tiny.encode(["the " * 65])
+
+
+def test_dtypes():
+    assert resolve_dtype("float32") is torch.float32
+    assert resolve_dtype("auto") in (torch.float32, torch.bfloat16)
+    with pytest.raises(ValueError, match="unknown dtype 'bfloat'; did you mean 'bfloat16'"):
+        resolve_dtype("bfloat")
+
+
+def test_a_missing_model_names_the_stage(tmp_path):
+    with pytest.raises(FileNotFoundError, match="dvc repro model"):
+        load_model(tmp_path, layer=0)
+
+
+def test_a_saved_model_loads_by_path(tiny, tmp_path):
+    tiny.hf.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    lm = load_model(tmp_path, layer=3, dtype="float32")
+    ids = torch.tensor([[1, 5, 6]])
+    with torch.no_grad():
+        assert torch.equal(lm.hf(ids).logits, tiny.hf(ids).logits)
+    with pytest.raises(ValueError, match="layer 9 is out of range"):
+        load_model(tmp_path, layer=9, dtype="float32")
+
+
+def test_parts_are_joined_and_checked(tmp_path):
+    parts = [tmp_path / "a", tmp_path / "b"]
+    for part, data in zip(parts, (b"one", b"two")):
+        part.write_bytes(data)
+    good = "25b6746d5172ed6352966a013d93ac846e1110d5a25e8f183b5931f4688842a1"
+    join_parts(parts, tmp_path / "whole", good)
+    assert (tmp_path / "whole").read_bytes() == b"onetwo"
+    with pytest.raises(ValueError, match="whole: sha256 is 25b6746d"):
+        join_parts(parts, tmp_path / "whole", "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    return load_model(BASE["model"], layer=BASE["layer"], dtype=BASE["dtype"])
+
+
+@pytest.mark.real
+def test_the_real_model_speaks_english(gemma):
+    ids = torch.tensor(gemma.encode(["The capital of France is"]))
+    with torch.no_grad():
+        assert gemma.decode(gemma.hf(ids).logits[0, -1].argmax()[None, None])[0].strip() == "Paris"
+
+
+@pytest.mark.real
+def test_the_real_model_is_the_converted_gguf(gemma):
+    record = json.loads((MODEL / BASE["model"] / "source.json").read_text())
+    assert record["weights_sha256"][:16] in gemma.identity
+    assert (gemma.d_model, gemma.n_layers) == (640, 18)
+
+
+@pytest.mark.real
+def test_steering_the_real_model_changes_decoded_text_and_leaves_it_as_it_was(gemma):
+    import numpy as np
+
+    from fgaa_utils.generate import SamplingParams, generate_batch
+
+    ids = torch.tensor(gemma.encode(["I think"] * 4))
+    sampling = SamplingParams(new_tokens=6, top_k=50, temperature=1.0, batch=4)
+    vector = torch.nn.functional.normalize(
+        torch.randn(gemma.d_model, generator=torch.Generator().manual_seed(0)), dim=0
+    )
+    seeds = np.arange(4)
+    plain = generate_batch(gemma, ids, torch.zeros(4, gemma.d_model), seeds, 9, sampling)
+    steered = generate_batch(gemma, ids, 3000 * vector.expand(4, -1), seeds, 9, sampling)
+    again = generate_batch(gemma, ids, torch.zeros(4, gemma.d_model), seeds, 9, sampling)
+    assert torch.equal(plain, again)
+    assert (plain != steered).any(dim=0)[1:].any()
