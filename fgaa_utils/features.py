@@ -1,0 +1,102 @@
+"""SAE latents of behaviours: densities, BOS latents, the contrastive difference and its filters (paper, Eq. 1-4)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sae_lens import SAE
+from torch import Tensor
+
+from fgaa_utils.capture import capture_resid
+from fgaa_utils.model import LanguageModel
+from fgaa_utils.sae import encode
+
+
+@dataclass(frozen=True)
+class LatentStats:
+    """What the background text says of every latent, each (d_sae,): `density`, the share of non-BOS tokens on
+    which it fires; `max_bos` and `max_other`, its highest activation on BOS and on any other token; and
+    `top_value`, `top_row`, `top_pos` (d_sae, k), its k highest activations, at most one a row, and their places."""
+
+    density: Tensor
+    max_bos: Tensor
+    max_other: Tensor
+    top_value: Tensor
+    top_row: Tensor
+    top_pos: Tensor
+
+    @property
+    def bos_latents(self) -> Tensor:
+        """Latents (d_sae,) bool whose highest activation is on BOS (paper, section 3.2)."""
+        return self.max_bos > self.max_other
+
+
+def latent_stats(
+    lm: LanguageModel, sae: SAE, rows: np.ndarray, layer: int, *, top: int, progress: str | None = None
+) -> LatentStats:
+    """LatentStats on token rows (rows, context) that begin with BOS, streamed."""
+    d_sae = sae.cfg.d_sae
+    fires, bos, other = torch.zeros(d_sae), torch.zeros(d_sae), torch.zeros(d_sae)
+    value, row, pos = torch.zeros(d_sae, top), torch.zeros(d_sae, top).long(), torch.zeros(d_sae, top).long()
+    for i, resid in enumerate(capture_resid(lm, rows.tolist(), layer, progress=progress)):
+        acts = encode(sae, resid)
+        bos = torch.maximum(bos, acts[0])
+        fires += (acts[1:] > 0).sum(dim=0)
+        peak, place = acts[1:].max(dim=0)
+        other = torch.maximum(other, peak)
+        better = (peak > value[:, -1]).nonzero().squeeze(1)  # few latents improve on a row
+        for new, kept in ((peak, value), (torch.full((d_sae,), i), row), (place + 1, pos)):
+            kept[better, -1] = new[better]
+        order = value[better].argsort(dim=1, descending=True)
+        for kept in (value, row, pos):
+            kept[better] = kept[better].gather(1, order)
+    tokens = rows.shape[0] * (rows.shape[1] - 1)
+    return LatentStats(fires / tokens, bos, other, value, row, pos)
+
+
+def mean_latents(lm: LanguageModel, sae: SAE, texts: list[str], layer: int, *, include_bos: bool) -> Tensor:
+    """Latents averaged over the tokens of each text, (texts, d_sae). `include_bos`: whether BOS is a token."""
+    start = 0 if include_bos else 1
+    acts = [encode(sae, resid[start:]).mean(dim=0) for resid in capture_resid(lm, lm.encode(texts), layer)]
+    return torch.stack(acts)
+
+
+def contrastive_difference(positive: Tensor, negative: Tensor) -> Tensor:
+    """v_diff (d_sae,): mean over X+ minus mean over X- of latents (texts, d_sae) (Eq. 1)."""
+    return positive.mean(dim=0) - negative.mean(dim=0)
+
+
+def density_filter(v: Tensor, density: Tensor, theta: float) -> Tensor:
+    """v with the entries of latents denser than theta at zero (Eq. 2)."""
+    return torch.where(density > theta, 0.0, v)
+
+
+def bos_filter(v: Tensor, bos_latents: Tensor) -> Tensor:
+    """v with the entries of BOS latents at zero (Eq. 3)."""
+    return torch.where(bos_latents, 0.0, v)
+
+
+def top_k_filter(v: Tensor, n1: int, n2: int) -> Tensor:
+    """v with all but its n1 largest positive and n2 most negative entries at zero, signs kept (Eq. 4).
+
+    Raises: ValueError if n1 or n2 is out of range, or nothing is left.
+    """
+    for name, n in (("n1", n1), ("n2", n2)):
+        if not 0 <= n <= len(v):
+            raise ValueError(f"{name} is {n}; it must be from 0 to d_sae = {len(v)}")
+    kept = torch.zeros_like(v)
+    for sign, n in ((1, n1), (-1, n2)):
+        values, places = (sign * v).topk(n)
+        places = places[values > 0]
+        kept[places] = v[places]
+    if not kept.any():
+        raise ValueError(f"no latent is left with n1={n1}, n2={n2}: the filters removed every entry of this sign")
+    return kept
+
+
+def target(v: Tensor, n1: int, n2: int, *, norm: str = "l1") -> Tensor:
+    """v_target (d_sae,): the top-k entries of a filtered v_diff, divided by their norm (`l1`, `l2` or `none`)."""
+    kept = top_k_filter(v, n1, n2)
+    if norm == "none":
+        return kept
+    return kept / kept.norm(p={"l1": 1, "l2": 2}[norm])

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from fgaa_utils.capture import capture_resid
+from fgaa_utils.features import (
+    LatentStats,
+    bos_filter,
+    contrastive_difference,
+    density_filter,
+    latent_stats,
+    mean_latents,
+    target,
+    top_k_filter,
+)
+
+ROWS = np.array([[1, 5, 6, 7, 8], [1, 9, 10, 11, 12], [1, 30, 31, 32, 33], [1, 5, 9, 30, 7]], dtype=np.int32)
+
+
+def all_acts(lm, sae):
+    with torch.no_grad():
+        return torch.stack([sae.encode(r) for r in capture_resid(lm, ROWS.tolist(), 1)])  # (row, pos, d_sae)
+
+
+def test_latent_stats_by_loops(tiny, tiny_sae):
+    stats = latent_stats(tiny, tiny_sae, ROWS, 1, top=3)
+    acts = all_acts(tiny, tiny_sae)
+    for latent in range(tiny_sae.cfg.d_sae):
+        fires = sum(float(acts[r, p, latent]) > 0 for r in range(4) for p in range(1, 5))
+        assert stats.density[latent] == pytest.approx(fires / 16)
+        assert stats.max_bos[latent] == pytest.approx(float(acts[:, 0, latent].max()), abs=1e-5)
+        assert stats.max_other[latent] == pytest.approx(float(acts[:, 1:, latent].max()), abs=1e-5)
+        peaks = sorted((float(acts[r, 1:, latent].max()) for r in range(4)), reverse=True)[:3]
+        assert stats.top_value[latent].tolist() == pytest.approx(peaks, abs=1e-5)
+        for value, row, pos in zip(stats.top_value[latent], stats.top_row[latent], stats.top_pos[latent]):
+            if value > 0:
+                assert float(acts[row, pos, latent]) == pytest.approx(float(value), abs=1e-5)
+
+
+def test_bos_latents_by_the_definition():
+    zeros = torch.zeros(3, 1)
+    stats = LatentStats(
+        torch.zeros(3), torch.tensor([2.0, 1.0, 0.0]), torch.tensor([1.0, 2.0, 0.0]), zeros, zeros, zeros
+    )
+    assert stats.bos_latents.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("include_bos", [True, False])
+def test_mean_latents_encodes_first_and_averages_afterwards(tiny, tiny_sae, include_bos):
+    texts = ["the cat sat", "we love"]
+    ours = mean_latents(tiny, tiny_sae, texts, 1, include_bos=include_bos)
+    for text, mean in zip(texts, ours):
+        resid = next(capture_resid(tiny, tiny.encode([text]), 1))[0 if include_bos else 1 :]
+        total = torch.zeros(tiny_sae.cfg.d_sae)
+        for token in resid:
+            with torch.no_grad():
+                total += tiny_sae.encode(token[None])[0]
+        torch.testing.assert_close(mean, total / len(resid), atol=1e-4, rtol=1e-4)
+
+
+def test_difference_and_filters_by_loops():
+    generator = np.random.default_rng(0)
+    positive, negative = generator.random((3, 20)), generator.random((5, 20))
+    density, bos = generator.random(20) * 0.02, generator.random(20) < 0.2
+    v = [sum(row[i] for row in positive) / 3 - sum(row[i] for row in negative) / 5 for i in range(20)]
+    v = [0.0 if density[i] > 0.01 else v[i] for i in range(20)]
+    v = [0.0 if bos[i] else v[i] for i in range(20)]
+    ranked = sorted(range(20), key=lambda i: -v[i])
+    kept = {i for i in ranked[:3] if v[i] > 0} | {i for i in ranked[-2:] if v[i] < 0}
+    expected = [v[i] if i in kept else 0.0 for i in range(20)]
+    ours = contrastive_difference(torch.tensor(positive), torch.tensor(negative))
+    ours = bos_filter(density_filter(ours, torch.tensor(density), 0.01), torch.tensor(bos))
+    assert top_k_filter(ours, 3, 2).tolist() == pytest.approx(expected)
+
+
+def test_target_norms():
+    v = torch.tensor([3.0, -4.0, 1.0, 0.0])
+    assert target(v, 1, 1).tolist() == pytest.approx([3 / 7, -4 / 7, 0, 0])
+    assert target(v, 1, 1, norm="l2").tolist() == pytest.approx([0.6, -0.8, 0, 0])
+    assert target(v, 2, 0, norm="none").tolist() == [3.0, 0.0, 1.0, 0.0]
+
+
+def test_out_of_range_and_nothing_left():
+    v = torch.tensor([-1.0, -2.0, 0.0])
+    with pytest.raises(ValueError, match="n1 is 4; it must be from 0 to d_sae = 3"):
+        top_k_filter(v, 4, 0)
+    with pytest.raises(ValueError, match="n2 is -1"):
+        top_k_filter(v, 1, -1)
+    with pytest.raises(ValueError, match="no latent is left with n1=2"):
+        top_k_filter(v, 2, 0)
