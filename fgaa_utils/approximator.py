@@ -1,0 +1,179 @@
+"""The effect approximator y = x M + b (paper, section 3; SAE-TS, arXiv 2411.02193): fitted, scored, kept.
+
+x is a unit steering vector (d_model,), y its effect on mean latent activations (d_sae,).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fgaa_utils.shards import load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class EffectMap:
+    """M (d_model, d_sae) and b (d_sae,), and the identity of the model, SAE and layer that they belong to."""
+
+    M: Tensor
+    b: Tensor
+    identity: dict
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Effects (n, d_sae) of unit vectors (n, d_model)."""
+        return x @ self.M + self.b
+
+    def save(self, path: Path) -> None:
+        """Write M and b as float16 safetensors."""
+        save_tensors(path, {"M": self.M.half(), "b": self.b.half()}, **self.identity)
+
+    @classmethod
+    def load(cls, path: Path, **expected: object) -> "EffectMap":
+        """The map saved at `path`, in float32. `expected` are identity entries it must carry.
+
+        Raises: ValueError if it belongs to another model, SAE or layer, or is damaged.
+        """
+        tensors, metadata = load_tensors(path)
+        for key, value in expected.items():
+            if metadata.get(key) != str(value):
+                raise ValueError(
+                    f"{path.name} was made with {key}={metadata.get(key)!r}, this run has {str(value)!r}; make it again"
+                )
+        return cls(tensors["M"].float(), tensors["b"].float(), metadata)
+
+
+@dataclass
+class Moments:
+    """Sums over pairs (x, y) from which every ridge fit and its error on these pairs follow exactly."""
+
+    n: int
+    x: Tensor  # (d_model,)
+    y: Tensor  # (d_sae,)
+    xx: Tensor  # (d_model, d_model)
+    xy: Tensor  # (d_model, d_sae)
+    yy: Tensor  # (d_sae,)
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> "Moments":
+        """Of pairs x (n, d_model), y (n, d_sae)."""
+        return cls(
+            len(x),
+            x.sum(0).double(),
+            y.sum(0).double(),
+            (x.T @ x).double(),
+            (x.T @ y).double(),
+            y.pow(2).sum(0).double(),
+        )
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(*(getattr(self, f) + getattr(other, f) for f in ("n", "x", "y", "xx", "xy", "yy")))
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        return Moments(*(getattr(self, f) - getattr(other, f) for f in ("n", "x", "y", "xx", "xy", "yy")))
+
+    def errors(self, M: Tensor, b: Tensor) -> Tensor:
+        """Summed squared error of x M + b over the pairs, per latent (d_sae,)."""
+        quadratic = (M * (self.xx @ M)).sum(0) + 2 * b * (self.x @ M) + self.n * b**2
+        return self.yy - 2 * (M * self.xy).sum(0) - 2 * b * self.y + quadratic
+
+
+def ridge_path(moments: Moments, strengths: Iterable[float]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(M, b) of the ridge fit at each strength, double; the bias is not penalised.
+
+    A strength is in units of the mean eigenvalue of the centred x covariance.
+    """
+    mean_x, mean_y = moments.x / moments.n, moments.y / moments.n
+    cov = moments.xx / moments.n - torch.outer(mean_x, mean_x)
+    cross = moments.xy / moments.n - torch.outer(mean_x, mean_y)
+    values, basis = torch.linalg.eigh(cov)
+    rotated = basis.T @ cross
+    for strength in strengths:
+        M = basis @ (rotated / (values + strength * values.mean())[:, None])
+        yield M, mean_y - mean_x @ M
+
+
+def fit_ridge(folds: list[Moments], strengths: list[float], identity: dict) -> tuple[EffectMap, np.ndarray]:
+    """(map, strength of each latent): each latent takes the strength that predicts it best on folds left out.
+
+    Raises: ValueError for fewer than two folds.
+    """
+    if len(folds) < 2:
+        raise ValueError(f"{len(folds)} fold of effect data; cross-validation needs at least 2")
+    total = sum(folds[1:], folds[0])
+    errors = sum(
+        torch.stack([fold.errors(M, b) for M, b in ridge_path(total - fold, strengths)]) for fold in folds
+    )  # (strengths, d_sae)
+    best = errors.argmin(dim=0)
+    M, b = torch.zeros_like(total.xy), torch.zeros_like(total.y)
+    for i, (M_i, b_i) in enumerate(ridge_path(total, strengths)):
+        M[:, best == i], b[best == i] = M_i[:, best == i], b_i[best == i]
+    return EffectMap(M.float(), b.float(), identity), np.array(strengths)[best.numpy()]
+
+
+def fit_adam(
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    identity: dict,
+    *,
+    epochs: int,
+    lr: float,
+    batch: int,
+    total: int,
+    seed: int,
+) -> EffectMap:
+    """The published fit: Adam on the mean squared error, cosine rate over `epochs`, batches of `batch` pairs.
+
+    `batches()` gives (x, y) chunks anew for every epoch; `total` is their number of pairs. Targets are divided
+    by one number, their root mean square in the first chunk, so that the published rate means the same in
+    every SAE's units.
+    """
+    torch.manual_seed(seed)
+    x, y = next(iter(batches()))
+    unit = float(y.pow(2).mean().sqrt())
+    linear = torch.nn.Linear(x.shape[1], y.shape[1])
+    optimizer = torch.optim.Adam(linear.parameters(), lr=lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * (total // batch))
+    for _ in range(epochs):
+        for x, y in batches():
+            order = torch.randperm(len(x))
+            for start in range(0, len(x) - batch + 1, batch):
+                rows = order[start : start + batch]
+                loss = torch.nn.functional.mse_loss(linear(x[rows]), y[rows] / unit)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+    return EffectMap(linear.weight.detach().T * unit, linear.bias.detach() * unit, identity)
+
+
+def score(predicted: Tensor, y: Tensor, mean_effect: Tensor) -> dict[str, float]:
+    """How well predicted effects (n, d_sae) match measured ones (n, d_sae).
+
+    r2: share of the squared deviation from `mean_effect` (d_sae,) that the prediction explains, so that the
+    mean effect itself scores 0. cosine: mean over vectors of the cosine of predicted and measured effect, both
+    with the mean effect taken off. cosine_raw: the same without taking it off.
+    """
+    deviation, error = (y - mean_effect).pow(2).sum(), (y - predicted).pow(2).sum()
+    centred = torch.nn.functional.cosine_similarity(predicted - mean_effect, y - mean_effect, dim=1)
+    raw = torch.nn.functional.cosine_similarity(predicted, y, dim=1)
+    return {"r2": 1 - float(error / deviation), "cosine": float(centred.mean()), "cosine_raw": float(raw.mean())}
+
+
+def noise_ceiling(rollouts: Tensor, mean_effect: Tensor) -> dict[str, float]:
+    """What a perfect map would score on means of `rollouts` (n, rollouts, d_sae): the rest is sampling noise."""
+    count = rollouts.shape[1]
+    y = rollouts.mean(dim=1)
+    noise = float(rollouts.var(dim=1).sum() / count)
+    deviation = float((y - mean_effect).pow(2).sum())
+    halves = rollouts[:, : count // 2].mean(dim=1), rollouts[:, count // 2 :].mean(dim=1)
+    cosine = torch.nn.functional.cosine_similarity(halves[0] - mean_effect, halves[1] - mean_effect, dim=1)
+    reliability = (2 * cosine / (1 + cosine)).clamp(min=0)  # Spearman-Brown: halves to whole
+    return {"r2": 1 - noise / deviation, "cosine": float(reliability.sqrt().mean())}
+
+
+def latent_correlations(predicted: Tensor, y: Tensor) -> np.ndarray:
+    """Correlation over vectors of predicted and measured effect, per latent (d_sae,); NaN where one is constant."""
+    p, t = predicted - predicted.mean(0), y - y.mean(0)
+    return ((p * t).sum(0) / (p.norm(dim=0) * t.norm(dim=0))).numpy()

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from fgaa_utils.approximator import (
+    EffectMap,
+    Moments,
+    fit_adam,
+    fit_ridge,
+    latent_correlations,
+    noise_ceiling,
+    ridge_path,
+    score,
+)
+
+D, N = 5, 7
+
+
+def make_pairs(count, noise, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.Generator().manual_seed(99)
+    M, b = torch.randn(D, N, generator=truth), torch.randn(N, generator=truth)
+    x = torch.nn.functional.normalize(torch.randn(count, D, generator=generator), dim=1)
+    return x, x @ M + b + noise * torch.randn(count, N, generator=generator), M, b
+
+
+def test_ridge_equals_scikit_learn():
+    x, y, *_ = make_pairs(60, 0.5)
+    ((M, b),) = ridge_path(Moments.of(x, y), [0.3])
+    centred = x - x.mean(dim=0)
+    strength = 0.3 * float((centred.T @ centred / 60).diagonal().mean()) * 60
+    oracle = Ridge(alpha=strength).fit(x.numpy(), y.numpy())
+    np.testing.assert_allclose(M.T.numpy(), oracle.coef_, atol=1e-5)
+    np.testing.assert_allclose(b.numpy(), oracle.intercept_, atol=1e-5)
+
+
+def test_moments_give_the_error_without_the_pairs():
+    x, y, M, b = make_pairs(40, 1.0)
+    np.testing.assert_allclose(
+        Moments.of(x, y).errors(M.double(), b.double()), (y - x @ M - b).pow(2).sum(0), rtol=1e-4
+    )
+
+
+def test_moments_add_and_subtract():
+    x, y, M, b = make_pairs(40, 1.0)
+    whole, parts = Moments.of(x, y), [Moments.of(x[:15], y[:15]), Moments.of(x[15:], y[15:])]
+    torch.testing.assert_close((parts[0] + parts[1]).xy, whole.xy, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((whole - parts[0]).yy, parts[1].yy, atol=1e-3, rtol=1e-4)
+
+
+def test_cross_validation_shrinks_noise_and_keeps_signal():
+    x, y, *_ = make_pairs(600, 0.01)
+    y[:, 0] = torch.randn(600, generator=torch.Generator().manual_seed(4))  # a latent that x says nothing of
+    folds = [Moments.of(x[i::4], y[i::4]) for i in range(4)]
+    fitted, strengths = fit_ridge(folds, [0.001, 1.0, 1000.0], {})
+    assert strengths[0] == 1000.0 and (strengths[1:] == 0.001).all()
+    assert fitted.M[:, 0].abs().max() < 0.1
+
+
+def test_one_fold_is_refused():
+    x, y, *_ = make_pairs(10, 0.1)
+    with pytest.raises(ValueError, match="at least 2"):
+        fit_ridge([Moments.of(x, y)], [1.0], {})
+
+
+def test_both_fits_recover_a_linear_map():
+    x, y, M, b = make_pairs(800, 0.05)
+    ridge, _ = fit_ridge([Moments.of(x[i::4], y[i::4]) for i in range(4)], [1e-4, 1.0], {})
+    adam = fit_adam(
+        lambda: iter([(x[:400], y[:400]), (x[400:], y[400:])]), {}, epochs=60, lr=0.02, batch=40, total=800, seed=0
+    )
+    for fitted in (ridge, adam):
+        torch.testing.assert_close(fitted.M, M, atol=0.1, rtol=0)
+        torch.testing.assert_close(fitted.b, b, atol=0.1, rtol=0)
+
+
+def test_score_of_truth_mean_and_opposite():
+    x, y, *_ = make_pairs(50, 0.0)
+    mean = y.mean(dim=0)
+    assert score(y, y, mean)["r2"] == pytest.approx(1) and score(y, y, mean)["cosine"] == pytest.approx(1)
+    assert score(mean.expand_as(y), y, mean)["r2"] == pytest.approx(0)
+    assert score(2 * mean - y, y, mean)["cosine"] == pytest.approx(-1)
+
+
+def test_noise_ceiling_is_what_the_truth_scores():
+    """With known truth, the ceiling computed from the rollouts alone is the score of the truth itself."""
+    x, y, *_ = make_pairs(400, 0.0)
+    rollouts = y[:, None] + 3 * torch.randn(400, 32, N, generator=torch.Generator().manual_seed(1))
+    mean = y.mean(dim=0)
+    ceiling, truth = noise_ceiling(rollouts, mean), score(y, rollouts.mean(dim=1), mean)
+    assert ceiling["r2"] == pytest.approx(truth["r2"], abs=0.02)
+    assert ceiling["cosine"] == pytest.approx(truth["cosine"], abs=0.03)
+
+
+def test_latent_correlations_by_numpy():
+    p, t = torch.rand(30, 4), torch.rand(30, 4)
+    expected = [np.corrcoef(p[:, i], t[:, i])[0, 1] for i in range(4)]
+    assert latent_correlations(p, t).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_map_of_another_sae_or_layer_is_refused(tmp_path):
+    path = tmp_path / "ridge.safetensors"
+    EffectMap(torch.rand(D, N), torch.rand(N), {"model": "m", "sae": "s1", "layer": "9"}).save(path)
+    loaded = EffectMap.load(path, model="m", sae="s1", layer=9)
+    assert loaded.M.dtype == torch.float32 and loaded.predict(torch.rand(2, D)).shape == (2, N)
+    with pytest.raises(ValueError, match=r"sae='s1', this run has 's2'"):
+        EffectMap.load(path, model="m", sae="s2", layer=9)
+    with pytest.raises(ValueError, match=r"layer='9', this run has '8'"):
+        EffectMap.load(path, model="m", sae="s1", layer=8)
