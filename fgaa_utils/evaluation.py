@@ -1,0 +1,199 @@
+"""Steered samples over behaviours, methods, scales and prompts; their scores; the choice made on validation.
+
+A cell is one vector at one scale; its samples are `prompts` x `samples` texts, with the same random numbers in
+every cell of a split, so that cells are compared on equal luck.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fgaa_utils.generate import Rows, SamplingParams, generate_all, row_seeds
+from fgaa_utils.judge import Judge
+from fgaa_utils.model import LanguageModel
+from fgaa_utils.project import unknown
+from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate
+
+SHARED = "shared"  # the behaviour of vectors that have none: their texts are scored for every behaviour
+UNSTEERED = (SHARED, "unsteered", 0)
+
+
+def check_scales(scales: list[float]) -> None:
+    """Raises: ValueError unless the scales are positive and grow."""
+    if not scales or sorted(set(scales)) != list(scales) or scales[0] <= 0:
+        raise ValueError(f"scales are {scales}; they must be positive and grow, without repeats")
+
+
+def cell_grid(names: list[tuple[str, str, int]], scales: list[float], *, unit: float) -> pd.DataFrame:
+    """One row per cell: behaviour, method, variant, scale (in the unit), coeff (absolute); unsteered once.
+
+    `unit` is the absolute norm of scale 1.
+    """
+    check_scales(scales)
+    rows = [(*name, scale, scale * unit) for name in names for scale in scales] + [(*UNSTEERED, 0.0, 0.0)]
+    return pd.DataFrame(rows, columns=["behaviour", "method", "variant", "scale", "coeff"])
+
+
+def expand_samples(cells: pd.DataFrame, prompts: list[str], samples: int, *, seeds: tuple[int, ...]) -> pd.DataFrame:
+    """One row per text to generate: the cell's columns, prompt, sample and seed.
+
+    Raises: ValueError for no prompts or a sample count below 1.
+    """
+    if samples < 1 or not prompts:
+        raise ValueError(f"{samples} samples of {len(prompts)} prompts asked for; both must be at least 1")
+    pairs = pd.DataFrame([(p, s) for p in prompts for s in range(samples)], columns=["prompt", "sample"])
+    pairs["seed"] = row_seeds(*seeds, count=len(pairs))
+    return cells.merge(pairs, how="cross")
+
+
+def generate_samples(
+    lm: LanguageModel,
+    samples: pd.DataFrame,
+    vectors: dict[tuple[str, str, int], Tensor],
+    layer: int,
+    sampling: SamplingParams,
+    folder: Path,
+    *,
+    progress: str,
+) -> pd.DataFrame:
+    """The samples with a column `text`: prompt and continuation as one string."""
+    names = [*vectors, UNSTEERED]
+    stacked = torch.stack([*vectors.values(), torch.zeros(lm.d_model)])
+    number = {name: i for i, name in enumerate(names)}
+    prompts = list(dict.fromkeys(samples.prompt))
+    ids = lm.encode(prompts)
+    rows = Rows(
+        prompts=ids,
+        vectors=stacked,
+        prompt=samples.prompt.map(prompts.index).to_numpy(),
+        vector=np.array([number[name] for name in zip(samples.behaviour, samples.method, samples.variant)]),
+        coeff=samples.coeff.to_numpy(dtype=np.float32),
+        seed=samples.seed.to_numpy(),
+    )
+    tokens = generate_all(lm, rows, layer, sampling, folder, progress=progress)
+    full = [ids[p][1:] + new for p, new in zip(rows.prompt, tokens.tolist(), strict=True)]
+    return samples.assign(text=lm.tokenizer.batch_decode(full, skip_special_tokens=True))
+
+
+def score_samples(samples: pd.DataFrame, judge: Judge, behaviours: list[str]) -> pd.DataFrame:
+    """The samples with a column `coherence` and one `B_<behaviour>` for every behaviour, all 0..1."""
+    texts = samples.text.tolist()
+    scores = {f"B_{name}": judge.behaviour(texts, name) for name in behaviours}
+    return samples.assign(coherence=judge.coherence(texts), **scores)
+
+
+def for_behaviour(samples: pd.DataFrame, behaviour: str) -> pd.DataFrame:
+    """The samples of a behaviour's own vectors and of the shared ones, with its score as column `B`."""
+    own = samples[samples.behaviour.isin([behaviour, SHARED])]
+    return own.assign(B=own[f"B_{behaviour}"], target=behaviour)
+
+
+def cell_scores(samples: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
+    """Mean B, mean coherence C and BCS = B x C of every cell and target behaviour (paper, section 4)."""
+    long = pd.concat([for_behaviour(samples, b) for b in behaviours])
+    keys = ["target", "method", "variant", "scale", "coeff"]
+    means = long.groupby(keys, sort=False).agg(B=("B", "mean"), C=("coherence", "mean"), n=("B", "size"))
+    return means.assign(BCS=means.B * means.C).reset_index()
+
+
+def choose_cells(scores: pd.DataFrame) -> pd.DataFrame:
+    """The cell of the highest BCS for each target and method; ties go to the smaller scale, then variant."""
+    ranked = scores.sort_values(["BCS", "scale", "variant"], ascending=[False, True, True], kind="stable")
+    return ranked.drop_duplicates(["target", "method"]).sort_values(["target", "method"]).reset_index(drop=True)
+
+
+def chosen_samples(samples: pd.DataFrame, choice: pd.Series) -> pd.DataFrame:
+    """The samples of the cell that a row of choose_cells names, with column `B` for its target.
+
+    Raises: ValueError if there are none.
+    """
+    own = for_behaviour(samples, choice.target)
+    cell = own[(own.method == choice.method) & (own.variant == choice.variant) & np.isclose(own.scale, choice.scale)]
+    if cell.empty:
+        raise ValueError(
+            f"no samples of {choice.method} variant {choice.variant} at scale {choice.scale} for {choice.target}"
+        )
+    return cell
+
+
+def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed: int) -> tuple[dict, dict]:
+    """(table, draws): table[method][behaviour or "average"] is {value, lo, hi, n}; draws[method] (behaviours, draws).
+
+    Values are the BCS of the chosen cells on the samples given; intervals are bootstraps over prompts and
+    samples, and over behaviours too for the average.
+    """
+    table: dict[str, dict] = {}
+    distributions: dict[str, np.ndarray] = {}
+    for method, rows in choices.groupby("method", sort=False):
+        boots = []
+        table[method] = {}
+        for _, choice in rows.iterrows():
+            cell = chosen_samples(samples, choice)
+            b, c, groups = cell.B.to_numpy(), cell.coherence.to_numpy(), cell.prompt.to_numpy()
+            boots.append(bcs_draws(b, c, groups, draws=draws, seed=seed))
+            table[method][choice.target] = estimate(bcs(b, c), boots[-1], len(cell))
+        distributions[method] = np.stack(boots)
+        value = float(np.mean([entry["value"] for entry in table[method].values()]))
+        total = sum(entry["n"] for entry in table[method].values())
+        table[method]["average"] = estimate(value, average_draws(distributions[method], seed=seed), total)
+    return table, distributions
+
+
+def check_design(
+    *,
+    scales: list[float],
+    validation_prompts: list[str],
+    test_prompts: list[str],
+    paper_prompt: str,
+    validation_samples: int,
+    test_samples: int,
+) -> None:
+    """Look at the whole design before anything is generated.
+
+    Raises: ValueError for scales that do not grow, a prompt on both sides, a paper prompt that is no test prompt,
+    or a sample count below 1.
+    """
+    check_scales(scales)
+    if both := set(validation_prompts) & set(test_prompts):
+        raise ValueError(f"prompts {sorted(both)} are in validation_prompts and in test_prompts; each may be in one")
+    if paper_prompt not in test_prompts:
+        raise unknown("paper_prompt", paper_prompt, test_prompts)
+    for name, count in (("validation_samples", validation_samples), ("test_samples", test_samples)):
+        if count < 1:
+            raise ValueError(f"{name} is {count}; it must be at least 1")
+
+
+def scale_in_norm(unit: str, resid_std: float) -> float:
+    """The absolute norm of scale 1 under `resid_std` or `absolute`."""
+    units = {"resid_std": resid_std, "absolute": 1.0}
+    if unit not in units:
+        raise unknown("scale_unit", unit, list(units))
+    return units[unit]
+
+
+def scale_curves(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
+    """BCS of each target's and method's chosen variant at every scale: target, method, scale, B, C, value, lo, hi, n."""
+    rows = []
+    for _, choice in choices.iterrows():
+        own = for_behaviour(samples, choice.target)
+        own = own[(own.method == choice.method) & (own.variant == choice.variant)]
+        for scale, cell in own.groupby("scale"):
+            b, c = cell.B.to_numpy(), cell.coherence.to_numpy()
+            boots = bcs_draws(b, c, cell.prompt.to_numpy(), draws=draws, seed=seed)
+            row = {"target": choice.target, "method": choice.method, "scale": scale, "B": b.mean(), "C": c.mean()}
+            rows.append(row | estimate(bcs(b, c), boots, len(cell)))
+    return pd.DataFrame(rows)
+
+
+def paper_protocol(samples: pd.DataFrame, choices: pd.DataFrame, prompt: str, *, draws: int, seed: int) -> dict:
+    """table[method][behaviour] as in bcs_table, by the paper's protocol: one prompt, maximum over scales on the
+    samples that are reported (section 4). The variant is the chosen one."""
+    curves = scale_curves(samples[samples.prompt == prompt], choices, draws=draws, seed=seed)
+    best = curves.sort_values("value", ascending=False, kind="stable").drop_duplicates(["target", "method"])
+    table: dict[str, dict] = {}
+    for row in best.sort_values(["method", "target"]).itertuples():
+        table.setdefault(row.method, {})[row.target] = {"value": row.value, "lo": row.lo, "hi": row.hi, "n": row.n}
+    return table

@@ -1,0 +1,80 @@
+"""Intervals and comparisons for scores: bootstrap over prompts and samples, over behaviours for averages.
+
+BCS = mean behaviour times mean coherence (paper, section 4).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def resample(groups: NDArray, draws: int, rng: np.random.Generator) -> NDArray:
+    """Indices (draws, n) into n samples: prompts drawn with replacement, then samples within each prompt.
+
+    `groups` (n,) gives each sample's prompt; all prompts have equally many samples.
+
+    Raises: ValueError if they do not.
+    """
+    names, counts = np.unique(groups, return_counts=True)
+    if len(set(counts.tolist())) != 1:
+        raise ValueError(f"prompts have different numbers of samples: {dict(zip(names.tolist(), counts.tolist()))}")
+    members = np.stack([np.flatnonzero(groups == name) for name in names])  # (prompts, per)
+    prompts, per = members.shape
+    chosen = rng.integers(prompts, size=(draws, prompts))
+    within = rng.integers(per, size=(draws, prompts, per))
+    return np.take_along_axis(members[chosen], within, axis=2).reshape(draws, -1)
+
+
+def bcs(behaviour: NDArray, coherence: NDArray) -> float:
+    """Mean behaviour times mean coherence of samples (n,)."""
+    return float(behaviour.mean() * coherence.mean())
+
+
+def bcs_draws(behaviour: NDArray, coherence: NDArray, groups: NDArray, *, draws: int, seed: int) -> NDArray:
+    """Bootstrap distribution (draws,) of the BCS of samples (n,) from prompts `groups` (n,)."""
+    index = resample(groups, draws, np.random.default_rng(seed))
+    return behaviour[index].mean(axis=1) * coherence[index].mean(axis=1)
+
+
+def interval(draws: NDArray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of bootstrap draws along the first axis."""
+    tail = (1 - level) / 2
+    lo, hi = np.quantile(draws, [tail, 1 - tail], axis=0)
+    return float(lo), float(hi)
+
+
+def estimate(value: float, draws: NDArray, n: int) -> dict[str, float]:
+    """{value, lo, hi, n} with a 95 % interval, rounded for a metrics file."""
+    lo, hi = interval(draws)
+    return {"value": round(value, 4), "lo": round(lo, 4), "hi": round(hi, 4), "n": n}
+
+
+def average_draws(by_behaviour: NDArray, *, seed: int) -> NDArray:
+    """Bootstrap distribution (draws,) of an average over behaviours from each one's draws (behaviours, draws).
+
+    Behaviours are drawn with replacement too: the interval speaks of behaviours like these, not of these alone.
+    """
+    count, draws = by_behaviour.shape
+    chosen = np.random.default_rng(seed).integers(count, size=(count, draws))
+    return np.take_along_axis(by_behaviour, chosen, axis=0).mean(axis=0)
+
+
+def paired_difference(ours: NDArray, other: NDArray, *, draws: int, seed: int) -> tuple[float, float, float]:
+    """(mean, lo, hi) of the difference of two methods' scores over the same behaviours (behaviours,)."""
+    difference = ours - other
+    chosen = np.random.default_rng(seed).integers(len(difference), size=(draws, len(difference)))
+    return float(difference.mean()), *interval(difference[chosen].mean(axis=1))
+
+
+def bootstrap_metric(
+    metric: Callable[[NDArray, NDArray], float], labels: NDArray, scores: NDArray, *, draws: int, seed: int
+) -> NDArray:
+    """Bootstrap distribution (draws,) of metric(labels, scores), drawn within each label so that both stay."""
+    rng = np.random.default_rng(seed)
+    groups = [np.flatnonzero(labels == value) for value in np.unique(labels)]
+    values = []
+    for _ in range(draws):
+        index = np.concatenate([rng.choice(group, len(group)) for group in groups])
+        values.append(metric(labels[index], scores[index]))
+    return np.array(values)

@@ -1,0 +1,250 @@
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fgaa_utils import evaluation as ev
+
+KEYS = ["anger", "love"]
+SCALES = [0.1, 0.2, 0.4]
+PROMPTS = ["I think", "We"]
+OWN = [(key, method, variant) for key in KEYS for method, variant in (("caa", 0), ("fgaa", 1), ("fgaa", 2))]
+SHARED = [(ev.SHARED, "random", 1), (ev.SHARED, "random", 2)]
+
+
+def scored(seed, *, samples=3, step=0.0):
+    """Samples of all cells with random scores, in shuffled order; `step` rounds them, so that cells tie."""
+    rng = np.random.default_rng(seed)
+    frame = ev.expand_samples(ev.cell_grid(OWN + SHARED, SCALES, unit=100.0), PROMPTS, samples, seeds=(0, 1))
+    for column in ("coherence", *(f"B_{key}" for key in KEYS)):
+        values = rng.random(len(frame))
+        frame[column] = np.round(values / step) * step if step else values
+    return frame.sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def samples_of(frame, target, method, variant, scale):
+    """[(B, coherence, prompt)] of one cell for one target, by a plain loop."""
+    return [
+        (row[f"B_{target}"], row["coherence"], row["prompt"])
+        for row in frame.to_dict("records")
+        if row["behaviour"] in (target, "shared")
+        and (row["method"], row["variant"], row["scale"]) == (method, variant, scale)
+    ]
+
+
+def score_of(cell):
+    return float(np.mean([b for b, _, _ in cell]) * np.mean([c for _, c, _ in cell]))
+
+
+@pytest.mark.parametrize("scales", [[0.2, 0.1], [0.1, 0.1, 0.2], [-0.1, 0.1], [0.0, 0.1], []])
+def test_bad_scales_are_named(scales):
+    for check in (lambda: ev.check_scales(scales), lambda: ev.cell_grid(OWN, scales, unit=1.0)):
+        with pytest.raises(ValueError) as error:
+            check()
+        assert f"scales are {scales}" in str(error.value)
+
+
+def test_cell_grid_has_every_vector_at_every_scale_and_unsteered_once():
+    cells = ev.cell_grid(OWN + SHARED, SCALES, unit=150.0)
+    found = {(r.behaviour, r.method, r.variant, r.scale): r.coeff for r in cells.itertuples()}
+    expected = {(*name, scale): scale * 150.0 for name, scale in product(OWN + SHARED, SCALES)}
+    assert found == expected | {("shared", "unsteered", 0, 0.0): 0.0}
+    assert len(cells) == len(found)
+
+
+def test_all_cells_get_the_same_seeds():
+    samples = ev.expand_samples(ev.cell_grid(OWN, SCALES, unit=1.0), PROMPTS, 5, seeds=(0, 11))
+    by_cell = {}
+    for row in samples.itertuples():
+        cell = by_cell.setdefault((row.behaviour, row.method, row.variant, row.scale), {})
+        assert (row.prompt, row.sample) not in cell
+        cell[row.prompt, row.sample] = row.seed
+    first, *rest = by_cell.values()
+    assert len(by_cell) == len(OWN) * len(SCALES) + 1
+    assert set(first) == set(product(PROMPTS, range(5)))
+    assert all(cell == first for cell in rest)
+    assert len(set(first.values())) == len(first)  # prompts and samples differ in luck
+
+
+def test_splits_differ_in_luck():
+    cells = ev.cell_grid(OWN, SCALES, unit=1.0)
+    validation, test, again, other = (
+        set(ev.expand_samples(cells, PROMPTS, 5, seeds=seeds).seed) for seeds in ((0, 11), (0, 12), (0, 11), (1, 11))
+    )
+    assert validation == again
+    assert not validation & test and not validation & other
+
+
+@pytest.mark.parametrize(("prompts", "samples"), [(PROMPTS, 0), (PROMPTS, -1), ([], 2)])
+def test_nothing_to_sample_is_refused(prompts, samples):
+    with pytest.raises(ValueError, match=f"{samples} samples of {len(prompts)} prompts"):
+        ev.expand_samples(ev.cell_grid(OWN, SCALES, unit=1.0), prompts, samples, seeds=(0,))
+
+
+def test_score_samples_asks_the_judge_for_every_behaviour():
+    class Counter:
+        def behaviour(self, texts, name):
+            return np.array([text.count(name) for text in texts])
+
+        def coherence(self, texts):
+            return np.array([len(text) for text in texts])
+
+    samples = pd.DataFrame({"text": ["love", "anger and anger", ""], "seed": [1, 2, 3]})
+    judged = ev.score_samples(samples, Counter(), KEYS)
+    assert judged.B_anger.tolist() == [0, 2, 0]
+    assert judged.B_love.tolist() == [1, 0, 0]
+    assert judged.coherence.tolist() == [4, 15, 0]
+    assert judged[["text", "seed"]].equals(samples)
+
+
+def test_cell_scores_are_products_of_means_and_shared_vectors_count_for_every_behaviour():
+    frame = scored(0)
+    scores = ev.cell_scores(frame, KEYS)
+    own = [(b, m, v, s) for (b, m, v), s in product(OWN, SCALES)]
+    shared = [(key, m, v, s) for key, (_, m, v), s in product(KEYS, SHARED, SCALES)]
+    unsteered = [(key, "unsteered", 0, 0.0) for key in KEYS]
+    rows = {(r.target, r.method, r.variant, r.scale): r for r in scores.itertuples()}
+    assert len(rows) == len(scores)
+    assert set(rows) == {*own, *shared, *unsteered}
+    for name, row in rows.items():
+        cell = samples_of(frame, *name)
+        assert row.n == len(cell) == 6
+        assert row.BCS == pytest.approx(score_of(cell))
+        assert row.B * row.C == pytest.approx(row.BCS)
+        assert row.coeff == pytest.approx(100 * row.scale)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_choose_cells_takes_the_maximum_then_the_smaller_scale_then_the_smaller_variant(seed):
+    frame = scored(seed, samples=1, step=0.5 if seed % 2 else 0.0)  # coarse scores tie often
+    scores = ev.cell_scores(frame, KEYS)
+    best = {}
+    for row in scores.itertuples():
+        key, rank = (row.target, row.method), (-row.BCS, row.scale, row.variant)
+        best[key] = min(best.get(key, rank), rank)
+    choices = ev.choose_cells(scores)
+    found = {(c.target, c.method): (-c.BCS, c.scale, c.variant) for c in choices.itertuples()}
+    assert found == best
+    assert len(choices) == len(best) == len(KEYS) * 4
+
+
+def test_ties_go_to_the_smaller_scale_before_the_smaller_variant():
+    rows = [
+        ("love", "fgaa", 1, 0.4, 0.5),
+        ("love", "fgaa", 4, 0.2, 0.5),
+        ("love", "fgaa", 2, 0.2, 0.5),
+        ("love", "fgaa", 1, 0.1, 0.4),
+    ]
+    choice = ev.choose_cells(pd.DataFrame(rows, columns=["target", "method", "variant", "scale", "BCS"])).iloc[0]
+    assert (choice.scale, choice.variant) == (0.2, 2)
+
+
+def test_chosen_samples_are_those_of_the_cell():
+    frame = scored(1)
+    choice = pd.Series({"target": "love", "method": "fgaa", "variant": 2, "scale": 0.1 + 1e-12})
+    found = ev.chosen_samples(frame, choice)
+    expected = samples_of(frame, "love", "fgaa", 2, 0.1)
+    assert sorted(zip(found.B, found.coherence, found.prompt)) == sorted(expected)
+    with pytest.raises(ValueError, match=r"no samples of fgaa variant 2 at scale 0.3 for love"):
+        ev.chosen_samples(frame, choice.replace({choice.scale: 0.3}))
+
+
+def test_bcs_table_reports_the_chosen_cell_on_the_test_samples():
+    validation, test = scored(2), scored(3)
+    choices = ev.choose_cells(ev.cell_scores(validation, KEYS))
+    table, draws = ev.bcs_table(test, choices, draws=200, seed=0)
+    assert set(table) == set(draws) == {"caa", "fgaa", "random", "unsteered"}
+    elsewhere = 0
+    for choice in choices.itertuples():
+        cell = samples_of(test, choice.target, choice.method, choice.variant, choice.scale)
+        entry = table[choice.method][choice.target]
+        assert entry["value"] == round(score_of(cell), 4)
+        assert entry["lo"] < entry["value"] < entry["hi"]
+        assert entry["n"] == 6
+        candidates = [c for c in ev.cell_scores(test, [choice.target]).itertuples() if c.method == choice.method]
+        elsewhere += max(c.BCS for c in candidates) > entry["value"] + 1e-4
+    assert elsewhere >= 3  # the best cell of the test samples is another one: it must not be reported
+    for method, entries in table.items():
+        values = [entries[key]["value"] for key in KEYS]
+        assert entries["average"]["value"] == pytest.approx(sum(values) / len(KEYS), abs=1e-4)
+        assert entries["average"]["n"] == 12
+        assert draws[method].shape == (len(KEYS), 200)
+
+
+def test_bcs_table_intervals_are_those_of_its_draws():
+    frame = scored(4)
+    table, draws = ev.bcs_table(frame, ev.choose_cells(ev.cell_scores(frame, KEYS)), draws=400, seed=0)
+    for method, rows in draws.items():
+        for key, row in zip(KEYS, rows):
+            entry = table[method][key]
+            assert [entry["lo"], entry["hi"]] == pytest.approx(np.percentile(row, [2.5, 97.5]), abs=1e-4)
+
+
+def test_scale_curves_follow_the_chosen_variant():
+    validation, test = scored(5), scored(6)
+    choices = ev.choose_cells(ev.cell_scores(validation, KEYS))
+    curves = {(r.target, r.method, r.scale): r for r in ev.scale_curves(test, choices, draws=50, seed=0).itertuples()}
+    expected = {}
+    for c in choices.itertuples():
+        for scale in [0.0] if c.method == "unsteered" else SCALES:
+            expected[c.target, c.method, scale] = score_of(samples_of(test, c.target, c.method, c.variant, scale))
+    assert set(curves) == set(expected)
+    for name, row in curves.items():
+        assert row.value == pytest.approx(expected[name], abs=1e-4)
+        assert row.B * row.C == pytest.approx(row.value, abs=1e-4)
+        assert row.lo <= row.value <= row.hi and row.n == 6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_paper_protocol_is_the_maximum_over_scales_on_one_prompt(seed):
+    validation, test = scored(seed), scored(seed + 100)
+    choices = ev.choose_cells(ev.cell_scores(validation, KEYS))
+    protocol = ev.paper_protocol(test, choices, "We", draws=50, seed=0)
+    assert sum(map(len, protocol.values())) == len(choices)
+    for c in choices.itertuples():
+        by_scale = {}
+        for scale in [0.0] if c.method == "unsteered" else SCALES:
+            cell = samples_of(test, c.target, c.method, c.variant, scale)
+            by_scale[scale] = score_of([entry for entry in cell if entry[2] == "We"])
+        entry = protocol[c.method][c.target]
+        assert entry["value"] == round(max(by_scale.values()), 4)
+        assert entry["value"] >= round(by_scale[c.scale], 4)
+        assert entry["n"] == 3
+        assert entry["lo"] <= entry["value"] <= entry["hi"]
+
+
+DESIGN = {
+    "scales": SCALES,
+    "validation_prompts": ["The", "Today"],
+    "test_prompts": ["I think", "We"],
+    "paper_prompt": "I think",
+    "validation_samples": 1,
+    "test_samples": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scales": [0.2, 0.1]}, r"scales are \[0.2, 0.1\]"),
+        ({"validation_prompts": ["The", "We"]}, r"\['We'\].*validation_prompts.*test_prompts"),
+        ({"paper_prompt": "I thnik"}, "unknown paper_prompt 'I thnik'; did you mean 'I think'"),
+        ({"paper_prompt": "The"}, "unknown paper_prompt 'The'"),
+        ({"validation_samples": 0}, "validation_samples is 0"),
+        ({"test_samples": -1}, "test_samples is -1"),
+        # else one prompt has twice the samples, and `resample` refuses them after all texts are made
+        ({"test_prompts": ["I think", "We", "We"]}, "We"),
+    ],
+)
+def test_a_bad_design_is_refused_before_anything_is_generated(change, message):
+    ev.check_design(**DESIGN)
+    with pytest.raises(ValueError, match=message):
+        ev.check_design(**DESIGN | change)
+
+
+def test_scale_units():
+    assert ev.scale_in_norm("resid_std", 1500.0) == 1500.0
+    assert ev.scale_in_norm("absolute", 1500.0) == 1.0
+    with pytest.raises(ValueError, match="unknown scale_unit 'resid_sd'; did you mean 'resid_std'"):
+        ev.scale_in_norm("resid_sd", 1500.0)
