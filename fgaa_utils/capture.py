@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fgaa_utils.model import LanguageModel
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sae_lens import SAE
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fgaa_utils.capture import capture_resid
 from fgaa_utils.generate import Rows, SamplingParams, generate, row_seeds

@@ -100,3 +100,11 @@ def target(v: Tensor, n1: int, n2: int, *, norm: str = "l1") -> Tensor:
     if norm == "none":
         return kept
     return kept / kept.norm(p={"l1": 1, "l2": 2}[norm])
+
+
+@torch.no_grad()
+def promoted_tokens(lm: LanguageModel, directions: Tensor, count: int) -> list[list[str]]:
+    """The tokens that each direction (n, d_model) of the residual stream promotes most through the final norm and
+    the unembedding, `count` for each."""
+    logits = lm.hf.get_output_embeddings()(lm.hf.base_model.norm(directions.to(lm.dtype)))
+    return [[lm.tokenizer.decode([t]) for t in row] for row in logits.topk(count).indices.tolist()]

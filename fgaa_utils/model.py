@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from nnsight import TransformersModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from fgaa_utils.fetch import sha256
 from fgaa_utils.project import MODEL, RAW, load_params, need_space, unknown
 from fgaa_utils.shards import digest
 
+disable_progress_bar()  # loading takes seconds; the stages have bars of their own
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

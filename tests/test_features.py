@@ -10,6 +10,7 @@ from fgaa_utils.features import (
     density_filter,
     latent_stats,
     mean_latents,
+    promoted_tokens,
     target,
     top_k_filter,
 )
@@ -78,6 +79,14 @@ def test_target_norms():
     assert target(v, 1, 1).tolist() == pytest.approx([3 / 7, -4 / 7, 0, 0])
     assert target(v, 1, 1, norm="l2").tolist() == pytest.approx([0.6, -0.8, 0, 0])
     assert target(v, 2, 0, norm="none").tolist() == [3.0, 0.0, 1.0, 0.0]
+
+
+def test_promoted_tokens_are_those_of_the_unembedding(tiny):
+    direction = torch.randn(2, tiny.d_model, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = tiny.hf.model.norm(direction) @ tiny.hf.lm_head.weight.T
+    expected = [[tiny.tokenizer.decode([int(t)]) for t in row.argsort(descending=True)[:3]] for row in logits]
+    assert promoted_tokens(tiny, direction, 3) == expected
 
 
 def test_out_of_range_and_nothing_left():

@@ -1,0 +1,174 @@
+"""Windows, damage and features of the coherence judge; no models."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fgaa_utils.coherence import (
+    FRENCH,
+    KINDS,
+    SEVERITIES,
+    WORDS,
+    coherence_features,
+    corrupt,
+    cut_window,
+    damaged_windows,
+    fit_coherence,
+    longest_run,
+    surface,
+    windows,
+)
+
+TEXT = "We walked to the old mill by the river and she told me that her brother had sold it last spring."
+OTHERS = [" ".join(f"x{i}_{j}" for j in range(15)) for i in range(6)]  # no word of TEXT
+
+
+@pytest.fixture
+def documents() -> pd.DataFrame:
+    sentence = "Document {} says on line {} that the weather was fine and that nothing else happened there at all."
+    rows = [
+        (source, " ".join(sentence.format(f"{source}{d}", line) for line in range(8)))
+        for source in ("news", "reviews", FRENCH, "dialogue")
+        for d in range(12)
+    ]
+    return pd.DataFrame(rows, columns=["source", "text"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_severity_zero_leaves_the_text_as_it_is(kind):
+    assert corrupt(TEXT, kind, 0.0, OTHERS, np.random.default_rng(0)) == TEXT
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("kind", ["replace", "pieces", "splice"])
+def test_exactly_the_share_is_replaced(kind, severity):
+    before = TEXT.split()
+    for seed in range(20):
+        after = corrupt(TEXT, kind, severity, OTHERS, np.random.default_rng(seed)).split()
+        assert len(after) == len(before)
+        assert sum(a != b for a, b in zip(after, before)) == round(severity * len(before))
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_exactly_the_share_is_moved(severity):
+    before = [f"w{i}" for i in range(20)]
+    for seed in range(20):
+        after = corrupt(" ".join(before), "shuffle", severity, [], np.random.default_rng(seed)).split()
+        assert sorted(after) == sorted(before)
+        assert sum(a != b for a, b in zip(after, before)) == round(severity * 20)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_the_share_repeats_what_stands_before_it(severity):
+    before = [f"w{i}" for i in range(20)]
+    count = round(severity * 20)
+    for seed in range(20):
+        after = corrupt(" ".join(before), "repeat", severity, [], np.random.default_rng(seed)).split()
+        assert len(after) == 20
+        kept = 20 - count if severity < 1 else 0
+        assert len(set(after)) == kept or (severity == 1 and len(set(after)) <= 4)
+        assert all(word in before for word in after)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_grammar_damage_deletes_or_doubles_function_words_and_breaks_agreement_of_the_rest(severity):
+    content = " ".join(["dogs", "run"] * 10)
+    after = corrupt(content, "grammar", severity, [], np.random.default_rng(0)).split()
+    assert sum(a != b for a, b in zip(after, content.split())) == round(severity * 20)
+    assert set(after) <= {"dogs", "dog", "run", "runs"}
+    function = " ".join(["the"] * 20)
+    lengths = {len(corrupt(function, "grammar", severity, [], np.random.default_rng(s)).split()) for s in range(20)}
+    assert min(lengths) < 20 < max(lengths)
+    assert max(abs(length - 20) for length in lengths) <= round(severity * 20)
+
+
+def test_a_mark_stays_behind_the_word_whose_agreement_breaks():
+    assert corrupt("cats, dogs.", "grammar", 1.0, [], np.random.default_rng(0)) == "cat, dog."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_seeded(kind):
+    drawn = [corrupt(TEXT, kind, 0.5, OTHERS, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(ValueError, match="unknown kind of damage 'shufle'; did you mean 'shuffle'"):
+        corrupt(TEXT, "shufle", 0.5, OTHERS, np.random.default_rng(0))
+
+
+def test_longest_run():
+    assert [longest_run(units) for units in ([], ["a"], list("abba"), list("abbbaa"))] == [0, 1, 2, 3]
+
+
+def test_surface_by_hand():
+    distinct, pairs, run, ratio, marks, words = surface("No, no,\n no!! Yes.")
+    assert distinct == 2 / 4  # no, yes
+    assert pairs == 2 / 3  # (no, no) twice, (no, yes)
+    assert np.exp(run) == pytest.approx(2)  # !!
+    assert marks == 5 / len("No, no, no!! Yes.")
+    assert np.exp(words) == pytest.approx(4)
+    assert ratio > surface("No, no,\n no!! Yes." * 9)[3]
+
+
+def test_surface_of_texts_without_words_is_finite():
+    for text in ("", " ", "?!", "a"):
+        assert np.isfinite(surface(text)).all()
+
+
+def test_features_hold_the_likelihoods_and_their_product_with_french():
+    nll = [np.array([1.0, 3.0]), np.array([2.0, 2.0]), np.empty(0)]
+    found = coherence_features(["a b", "c d", ""], nll, np.array([0.0, 0.5, 1.0]))
+    np.testing.assert_allclose(found[:, :5], [[2, 2.8, 0, 0, 0], [2, 2, 1, 1, 0.5], [0, 0, 0, 0, 1]])
+    np.testing.assert_array_equal(found[:, 5:], [surface(t) for t in ("a b", "c d", "")])
+
+
+def test_a_window_starts_a_sentence_and_has_12_to_40_words():
+    text = " ".join(f"Start{i} " + "word " * 9 + 'end."' for i in range(10))
+    found = [cut_window(text, np.random.default_rng(seed)).split() for seed in range(200)]
+    assert all(window[0].startswith("Start") for window in found)
+    assert {len(window) for window in found} <= set(range(WORDS[0], WORDS[1] + 1))
+    assert len({window[0] for window in found}) > 5
+    assert np.mean([window[-1] != 'end."' for window in found]) > 0.7
+    assert cut_window("Too short a text.", np.random.default_rng(0)) is None
+
+
+def test_windows_are_distinct_seeded_and_from_every_source_but_those_left_out(documents):
+    found = windows(documents, 60, np.random.default_rng(0))
+    assert found.text.is_unique
+    assert found.source.value_counts().to_dict() == {FRENCH: 36, "news": 12, "reviews": 12}
+    for row in found.itertuples():
+        assert row.text in documents.text[row.document] and documents.source[row.document] == row.source
+    assert found.equals(windows(documents, 60, np.random.default_rng(0)))
+    assert not found.equals(windows(documents, 60, np.random.default_rng(1)))
+
+
+def test_too_few_documents_are_named(documents):
+    with pytest.raises(ValueError, match=r"60 windows asked for, the documents give \d+"):
+        windows(
+            documents.iloc[:1].assign(text="One sentence of just twelve words that gives a single window only."),
+            60,
+            np.random.default_rng(0),
+        )
+
+
+def test_damaged_windows_take_every_kind_at_every_severity_from_their_own_language(documents):
+    natural = windows(documents, 60, np.random.default_rng(0))
+    damaged = damaged_windows(natural, ["zz"], np.random.default_rng(0))
+    assert damaged.groupby(["kind", "severity"]).size().eq(2).all() and damaged.shape[0] == 60
+    assert damaged.groupby("kind").size().index.tolist() == sorted(KINDS)
+    assert damaged.document.tolist() == natural.document.tolist()
+    pieces = damaged[damaged.kind == "pieces"]
+    assert [t.split().count("zz") for t in pieces.text] == [
+        max(1, round(s * len(n.split()))) for s, n in zip(pieces.severity, natural.text[pieces.index])
+    ]
+    of_french = damaged.text[(natural.source == FRENCH) & (damaged.kind != "pieces")]
+    assert not of_french.str.contains("news|reviews").any()
+
+
+def test_the_fractional_fit_recovers_shares():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 1))
+    share = 1 / (1 + np.exp(-2 * x[:, 0]))
+    predicted = fit_coherence(x, 1 - share).predict_proba(x)[:, 1]
+    np.testing.assert_allclose(predicted, share, atol=0.02)
