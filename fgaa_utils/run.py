@@ -9,6 +9,7 @@ params.yaml is the one source: a notebook's parameter cell names the keys it tak
 import argparse
 import ast
 import json
+import os
 import resource
 import sys
 import time
@@ -22,6 +23,9 @@ from fgaa_utils.project import METRICS, REPORTS, ROOT, STAGES, load_params, stag
 
 NOTEBOOKS = ROOT / "notebooks"
 RESOURCES = REPORTS / "resources.json"
+# Of glibc, for the kernels: keep freed memory instead of giving it back. The logits of a large vocabulary are
+# hundreds of megabytes; asking for fresh pages at every pass cost more than the sums over them.
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
 
 
 def notebook_path(stage: str) -> Path:
@@ -66,6 +70,7 @@ def run_stage(stage: str) -> None:
     check_all_parameters()
     parameters = stage_params(stage, accepted_parameters(source))
     METRICS.mkdir(parents=True, exist_ok=True)
+    os.environ |= MALLOC
     start = time.monotonic()
     papermill.execute_notebook(
         str(source),

@@ -108,12 +108,13 @@ def control_vectors(
     W_dec: Tensor, effect_map: EffectMap, *, count: int, bias_weight: float, seed: int
 ) -> dict[tuple[str, int], Tensor]:
     """Vectors that know no behaviour, by (control, variant): `count` random directions, SAE-TS for `count` random
-    latents, and the bias direction; each (d_model,) of unit norm."""
+    latents that the effect map says anything of, and the bias direction; each (d_model,) of unit norm."""
     generator = torch.Generator().manual_seed(seed)
+    alive = effect_map.M.norm(dim=0).nonzero().squeeze(1)
     vectors = {("bias", 0): bias_direction(effect_map)}
     for i in range(1, count + 1):
         vectors["random", i] = unit(torch.randn(W_dec.shape[1], generator=generator))
-        latent = int(torch.randint(len(W_dec), (1,), generator=generator))
+        latent = int(alive[torch.randint(len(alive), (1,), generator=generator)])
         vectors["random_latent", i] = sae_ts(effect_map, latent, bias_weight=bias_weight)
     return vectors
 
