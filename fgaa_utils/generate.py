@@ -74,10 +74,7 @@ class Rows:
         return self.vectors[self.vector[rows]] * torch.from_numpy(self.coeff[rows])[:, None].to(self.vectors.dtype)
 
     def identity(self) -> dict:
-        arrays = {
-            name: digest(torch.from_numpy(np.asarray(getattr(self, name))))
-            for name in ("prompt", "vector", "coeff", "seed")
-        }
+        arrays = {name: digest(torch.tensor(getattr(self, name))) for name in ("prompt", "vector", "coeff", "seed")}
         return arrays | {"prompts": self.prompts, "vectors": digest(self.vectors)}
 
 
