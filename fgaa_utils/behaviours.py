@@ -29,9 +29,17 @@ class Behaviour:
     language: str | None = None
 
 
+def _check_keys(content: object, allowed: list[str], where: str) -> None:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} is empty; it needs {', '.join(allowed)}")
+    for key in content:
+        if key not in allowed:
+            raise unknown(f"key in {where}:", key, allowed)
+
+
 def _texts(source: dict, key: str, path: Path) -> tuple[str, ...]:
-    texts = source.get(key) or []
-    if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+    texts = source.get(key)
+    if not texts or not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
         raise ValueError(f"{path.name}: {key!r} must be a list of non-empty texts")
     return tuple(texts)
 
@@ -48,13 +56,12 @@ def read_behaviour(path: Path) -> Behaviour:
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is not YAML: {error}") from error
     allowed = ["name", "description", "language", "positive", "negative", "judge"]
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} is empty; it needs {', '.join(allowed)}")
-    for key in content:
-        if key not in allowed:
-            raise unknown(f"key in {path.name}:", key, allowed)
-    if missing := [key for key in ("name", "description", "positive", "negative", "judge") if key not in content]:
+    _check_keys(content, allowed, path.name)
+    if missing := [
+        key for key in ("name", "description", "positive", "negative", "judge") if content.get(key) in (None, "")
+    ]:
         raise ValueError(f"{path.name} lacks {', '.join(missing)}")
+    _check_keys(content["judge"], ["positive", "negative"], f"judge of {path.name}")
     behaviour = Behaviour(
         key=path.stem,
         name=content["name"],

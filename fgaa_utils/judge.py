@@ -80,13 +80,13 @@ def grouped_folds(groups: NDArray, rng: np.random.Generator) -> NDArray:
 
 def class_weights(labels: NDArray, own: NDArray) -> NDArray:
     """Weights (n,) at the prior 1/2: positives weigh as much as negatives, and a behaviour's own negatives (near
-    misses) as much in sum as other behaviours' texts. They sum to twice the number of positives."""
-    weights = np.zeros(len(labels))
-    sides = [(labels == 1, 1.0)]
-    sides += [(side, 0.5) for side in ((labels == 0) & own, (labels == 0) & ~own)]
-    for side, share in sides:
-        weights[side] = share / max(1, side.sum())
-    return weights / weights.sum() * 2 * (labels == 1).sum()
+    misses) as much in sum as other behaviours' texts, if there are any. They sum to twice the number of positives."""
+    positive = labels == 1
+    negatives = [side for side in (~positive & own, ~positive & ~own) if side.any()]
+    weights = positive.astype(float)
+    for side in negatives:
+        weights[side] = positive.sum() / len(negatives) / side.sum()
+    return weights
 
 
 def fit_logistic(features: NDArray, labels: NDArray, weights: NDArray, C: float) -> LogisticRegression:

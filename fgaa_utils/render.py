@@ -27,13 +27,24 @@ def clean_notebook(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not _is_repeated_injection(cell, notebook.cells)]
     notebook.metadata = {"kernelspec": notebook.metadata.get("kernelspec", {})}
-    for cell in notebook.cells:
-        cell.metadata = {}
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = str(number), {}
         if cell.cell_type != "code":
             continue
         cell.execution_count = None
-        cell.outputs = [output for output in map(_clean_output, cell.outputs) if output is not None]
+        cell.outputs = _joined([output for output in map(_clean_output, cell.outputs) if output is not None])
     return notebook
+
+
+def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The outputs with streams that follow one another made one: how often a cell was flushed is no result."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += "\n" + output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _is_repeated_injection(cell: nbformat.NotebookNode, cells: list[nbformat.NotebookNode]) -> bool:
@@ -52,13 +63,13 @@ def _clean_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None
     if output.output_type == "stream":
         if output.name == "stderr":
             return None
-        lines = [line for line in output.text.splitlines() if not PROGRESS.search(line)]
-        output.text = "\n".join(lines)
+        lines = [line for line in output.text.split("\n") if not PROGRESS.search(line)]
+        output.text = "\n".join(lines).strip("\n")
         return output if output.text.strip() else None
     if output.output_type == "execute_result":
         output.execution_count = None
         if set(output.data) == {"text/plain"} and re.match(
-            r"<(seaborn|Axes|matplotlib)|Text\(|\[", output.data["text/plain"]
+            r"\[?<(seaborn|Axes|matplotlib)|Text\(", output.data["text/plain"]
         ):
             return None  # the repr of a figure object
     if "text/markdown" in output.get("data", {}):

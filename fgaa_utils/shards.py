@@ -17,20 +17,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 def digest(value: object) -> str:
-    """16 hex digits that identify a JSON-able value, a tensor or the bytes of anything else's repr."""
+    """16 hex digits that identify a tensor or a value that JSON can hold.
+
+    Raises: TypeError for anything else, a tensor inside another value included: digest it first.
+    """
     if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous()
-        data = str((value.dtype, tuple(value.shape))).encode() + value.view(torch.uint8).numpy().tobytes()
+        data = str((value.dtype, tuple(value.shape))).encode() + bytes(_bytes(value))
     else:
-        data = json.dumps(value, sort_keys=True, default=str).encode()
+        data = json.dumps(value, sort_keys=True).encode()
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    crc = 0
+def _checksum(tensors: dict[str, Tensor], texts: dict[str, str]) -> str:
+    """Of names, dtypes, shapes, values and metadata."""
+    header = {name: (str(t.dtype), tuple(t.shape)) for name, t in sorted(tensors.items())}
+    crc = zlib.crc32(json.dumps([header, sorted(texts.items())]).encode())
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().data, crc)
+        crc = zlib.crc32(_bytes(tensors[name]), crc)
     return f"{crc:08x}"
 
 
@@ -43,10 +51,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **metadata: object) -> 
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     partial = path.with_suffix(".partial")
     try:
-        save_file(tensors, partial, metadata=texts | {"crc32": _checksum(tensors)})
+        save_file(tensors, partial, metadata=texts | {"crc32": _checksum(tensors, texts)})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            partial.unlink(missing_ok=True)
         raise OSError(f"{path} could not be written ({error}); is the disk full or the folder read-only?") from error
 
 
@@ -63,7 +72,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run its stage again") from error
-    if metadata.get("crc32") != _checksum(tensors):
+    if metadata.pop("crc32", None) != _checksum(tensors, metadata):
         raise ValueError(f"{path} is damaged (wrong checksum); delete it and run its stage again")
     return tensors, metadata
 

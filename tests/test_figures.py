@@ -83,4 +83,5 @@ def test_the_table_would_break_without():
 
 def test_the_source_is_one_line_and_words_stay_readable():
     assert escape_markdown("a\n\nb\u2028c") == "a b c"
+    assert escape_markdown("\n a\t") == " a "  # outer spaces are kept
     assert re.sub(r"&[#\w]+;", "", escape_markdown("it's 5 < 6, she said: *yes*")) == "it's 5  6, she said: yes"

@@ -112,9 +112,21 @@ def test_results_are_kept_and_the_rest_is_not(tmp_path, pages):
     for result in ("# Title", "Prose with $x_1$.", "step_0()", "step_2()", "density 0.0049", TABLE, "| BCS | 0.3979 |"):
         assert text.count(result) == 1, result
     ((figure, data),) = files.items()
-    assert data == PNG and f"({figure})" in text
+    assert data == PNG and f"({figure})" in text and figure.startswith("results_files/")
     for noise in ("it/s", "tok/s", "captured", "FutureWarning", "0x7f", "2026-", "Markdown object", "Loading"):
         assert noise not in text, noise
+
+
+def test_nothing_of_the_execution_stays_in_the_notebook(tmp_path):
+    one, other = (clean_notebook(run(tmp_path, seed)) for seed in (1, 2))
+    assert one == other
+    assert all(cell.metadata == {} for cell in one.cells) and set(one.metadata) == {"kernelspec"}
+
+
+def test_markdown_goes_before_other_forms_of_a_result(tmp_path, pages):
+    forms = {"text/markdown": "**bold**", "text/html": "<b>bold</b>", "text/plain": "bold"}
+    text = text_of(run(tmp_path, 1, extra=[new_output("display_data", data=forms)]), pages)
+    assert "**bold**" in text and "<b>" not in text
 
 
 def test_a_changed_result_changes_the_page(tmp_path, pages):
@@ -144,13 +156,19 @@ def test_a_counter_that_overwrites_itself_is_progress(tmp_path, pages):
     assert text_of(silent, pages) == text_of(busy, pages)
 
 
-def test_when_the_output_was_flushed_does_not_matter(tmp_path, pages):
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ("density 0.0049\n", "held out 12\n"),
+        ("density 0.0049", "\nheld out 12", "\n"),
+        ("density ", "0.0049\nheld out 12\n"),
+    ],
+)
+def test_when_the_output_was_flushed_does_not_matter(tmp_path, pages, pieces):
     """What a cell prints reaches the notebook in as many pieces as time makes of it."""
-    lines = new_output("stream", name="stdout", text="density 0.0049\nheld out 12\n")
-    pieces = [new_output("stream", name="stdout", text=text) for text in ("density 0.0049\n", "held out 12\n")]
     between = new_output("stream", name="stderr", text="\r 50%|# | 1/2 [00:01<00:01, 1.0it/s]")
-    whole = run(tmp_path, 1, extra=[lines])
-    apart = run(tmp_path, 2, extra=[pieces[0], between, pieces[1]])
+    whole = run(tmp_path, 1, extra=[out(*pieces)])
+    apart = run(tmp_path, 2, extra=[output for piece in pieces for output in (out(piece), between)])
     assert text_of(whole, pages) == text_of(apart, pages)
 
 
@@ -197,7 +215,7 @@ def test_the_html_page_holds_results_and_figures_but_no_code(tmp_path):
     page = to_html(clean_notebook(run(tmp_path, 1)))
     for result in ("density 0.0049", "0.4702", "0.3979", base64.b64encode(PNG).decode()):
         assert result in page.replace("\n", "")
-    assert "step_0()" not in page and "it/s" not in page
+    assert "step_0" not in page and "it/s" not in page
 
 
 def test_only_the_readmes_results_are_replaced(tmp_path, monkeypatch):

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import resource
 
@@ -229,10 +228,8 @@ def test_digest_of_plain_values():
     assert len({digest(value) for value in values}) == len(values)
 
 
-def test_digest_tells_long_tensors_inside_of_other_values_apart():
-    """Their printed form is abbreviated; a store that goes by it would serve another computation's shards."""
-    one = torch.arange(5000)
-    other = one.clone()
-    other[2500] = -1
-    with contextlib.suppress(TypeError):  # refusing them would do
-        assert digest({"ids": one}) != digest({"ids": other})
+def test_digest_refuses_what_json_cannot_hold():
+    """The printed form of a long tensor is abbreviated: a store that went by it would serve another's shards."""
+    for value in ({"ids": torch.arange(5000)}, [torch.tensor(1.0)], {"a": {1, 2}}, object()):
+        with pytest.raises(TypeError):
+            digest(value)
