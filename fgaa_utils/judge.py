@@ -94,6 +94,15 @@ def fit_logistic(features: NDArray, labels: NDArray, weights: NDArray, C: float)
     return LogisticRegression(C=C, max_iter=2000).fit(features, labels, sample_weight=weights)
 
 
+def fit_platt(decisions: NDArray, labels: NDArray, weights: NDArray) -> tuple[float, float]:
+    """(slope, shift) of Platt's method on decision values (n,): sigmoid(slope * value + shift).
+
+    The slope is never negative: a classifier that is wrong more often than not says next to nothing, not the reverse.
+    """
+    model = fit_logistic(decisions[:, None], labels, weights, np.inf)
+    return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])
+
+
 def fit_calibrated(
     features: NDArray, labels: NDArray, own: NDArray, groups: NDArray, rng: np.random.Generator
 ) -> tuple[NDArray, float, NDArray]:
@@ -105,19 +114,18 @@ def fit_calibrated(
     """
     weights = class_weights(labels, own)
     folds = grouped_folds(groups, rng)
-    decisions = np.zeros((len(labels), 1))
+    decisions = np.zeros(len(labels))
     for fold in range(FOLDS):
         train = folds != fold
         model = fit_logistic(features[train], labels[train], weights[train], PENALTY)
-        decisions[~train, 0] = model.decision_function(features[~train])
+        decisions[~train] = model.decision_function(features[~train])
     held_out = np.zeros(len(labels))
     for fold in range(FOLDS):
         train = folds != fold
-        platt = fit_logistic(decisions[train], labels[train], weights[train], np.inf)
-        held_out[~train] = platt.predict_proba(decisions[~train])[:, 1]
+        slope, shift = fit_platt(decisions[train], labels[train], weights[train])
+        held_out[~train] = expit(slope * decisions[~train] + shift)
     model = fit_logistic(features, labels, weights, PENALTY)
-    platt = fit_logistic(decisions, labels, weights, np.inf)
-    slope, shift = platt.coef_[0, 0], platt.intercept_[0]
+    slope, shift = fit_platt(decisions, labels, weights)
     return slope * model.coef_[0], float(slope * model.intercept_[0] + shift), held_out
 
 

@@ -13,8 +13,8 @@ from fgaa_utils.project import MODEL, RAW
 
 def behaviour(key: str, word: str, *, count: int = 20, language: str | None = None) -> Behaviour:
     """A behaviour that is the presence of one word."""
-    positive = tuple(f"{word} thing number {i} of {key}" for i in range(count))
-    negative = tuple(f"plain thing number {i} of {key}" for i in range(count))
+    positive = tuple(f"{word} thing number {i} of a-{key}" for i in range(count))
+    negative = tuple(f"plain thing number {i} of a-{key}" for i in range(count))
     return Behaviour(key, key, key, (), (), positive, negative, language)
 
 
@@ -118,8 +118,8 @@ def test_calibrated_scores_are_probabilities():
     features = rng.normal(size=(4000, 3)) + np.outer(labels, [1.5, 0, 0])
     truth = 1 / (1 + np.exp(-(1.5 * features[:, 0] - 1.125)))  # Bayes at the prior 1/2
     weights, bias, held_out = fit_calibrated(features, labels, np.full(4000, True), np.arange(4000), rng)
-    np.testing.assert_allclose(held_out, truth, atol=0.05)
-    np.testing.assert_allclose(1 / (1 + np.exp(-(features @ weights + bias))), truth, atol=0.05)
+    np.testing.assert_allclose(held_out, truth, atol=0.08)
+    np.testing.assert_allclose(1 / (1 + np.exp(-(features @ weights + bias))), truth, atol=0.08)
 
 
 def test_auc_by_counting_pairs():
