@@ -32,16 +32,19 @@ def clean_notebook(path: Path) -> nbformat.NotebookNode:
         if cell.cell_type != "code":
             continue
         cell.execution_count = None
-        cell.outputs = _joined([output for output in map(_clean_output, cell.outputs) if output is not None])
+        cell.outputs = [output for output in map(_clean_output, _joined(cell.outputs)) if output is not None]
     return notebook
 
 
 def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """The outputs with streams that follow one another made one: how often a cell was flushed is no result."""
+    """The outputs without standard error (logs and bars), and with streams that follow one another made one: how
+    often a cell was flushed is no result."""
     joined: list[nbformat.NotebookNode] = []
     for output in outputs:
+        if output.get("name") == "stderr":
+            continue
         if joined and output.output_type == joined[-1].output_type == "stream":
-            joined[-1].text += "\n" + output.text
+            joined[-1].text += output.text
         else:
             joined.append(output)
     return joined
@@ -61,8 +64,6 @@ def _values(source: str) -> dict[str, object]:
 
 def _clean_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
     if output.output_type == "stream":
-        if output.name == "stderr":
-            return None
         lines = [line for line in output.text.split("\n") if not PROGRESS.search(line)]
         output.text = "\n".join(lines).strip("\n")
         return output if output.text.strip() else None
