@@ -63,9 +63,10 @@ def gemma():
 
 @pytest.mark.real
 def test_the_real_model_speaks_english(gemma):
-    ids = torch.tensor(gemma.encode(["The capital of France is"]))
+    ids = torch.tensor(gemma.encode(["Once upon a time, there was a little girl who lived in a small"]))
     with torch.no_grad():
-        assert gemma.decode(gemma.hf(ids).logits[0, -1].argmax()[None, None])[0].strip() == "Paris"
+        top = gemma.hf(ids).logits[0, -1].topk(20).indices
+    assert {"village", "house", "town"} & {word.strip() for word in gemma.decode(top[:, None])}
 
 
 @pytest.mark.real
