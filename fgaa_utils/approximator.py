@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fgaa_utils.shards import load_tensors, save_tensors
 
+FITS = ["reduced_rank", "ridge", "adam"]
+
 
 @dataclass(frozen=True)
 class EffectMap:
@@ -79,15 +81,25 @@ class Moments:
         quadratic = (M * (self.xx @ M)).sum(0) + 2 * b * (self.x @ M) + self.n * b**2
         return self.yy - 2 * (M * self.xy).sum(0) - 2 * b * self.y + quadratic
 
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Mean x (d_model,) and mean y (d_sae,)."""
+        return self.x / self.n, self.y / self.n
+
+    def about(self, mean_x: Tensor, mean_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Second moments (xx, xy) per pair, about the given means."""
+        x, y = self.means()
+        xx = self.xx / self.n - torch.outer(x, mean_x) - torch.outer(mean_x, x) + torch.outer(mean_x, mean_x)
+        xy = self.xy / self.n - torch.outer(x, mean_y) - torch.outer(mean_x, y) + torch.outer(mean_x, mean_y)
+        return xx, xy
+
 
 def ridge_path(moments: Moments, strengths: Iterable[float]) -> Iterator[tuple[Tensor, Tensor]]:
     """(M, b) of the ridge fit at each strength, double; the bias is not penalised.
 
     A strength is in units of the mean eigenvalue of the centred x covariance.
     """
-    mean_x, mean_y = moments.x / moments.n, moments.y / moments.n
-    cov = moments.xx / moments.n - torch.outer(mean_x, mean_x)
-    cross = moments.xy / moments.n - torch.outer(mean_x, mean_y)
+    mean_x, mean_y = moments.means()
+    cov, cross = moments.about(mean_x, mean_y)
     values, basis = torch.linalg.eigh(cov)
     rotated = basis.T @ cross
     for strength in strengths:
@@ -111,6 +123,49 @@ def fit_ridge(folds: list[Moments], strengths: list[float], identity: dict) -> t
     for i, (M_i, b_i) in enumerate(ridge_path(total, strengths)):
         M[:, best == i], b[best == i] = M_i[:, best == i], b_i[best == i]
     return EffectMap(M.float(), b.float(), identity), np.array(strengths)[best.numpy()]
+
+
+def _components(M: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """(P (d_model, r), V (r, d_sae)) with M = P V: V orthonormal, in falling order of the variance of x P."""
+    values, basis = torch.linalg.eigh(cov)
+    fitted = (basis * values.clamp(min=0).sqrt()).T @ M  # its rows span the fitted effects
+    left = torch.linalg.eigh(fitted @ fitted.T).eigenvectors.flip(1)
+    V = left.T @ fitted
+    V = V / V.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return M @ V.T, V
+
+
+def fit_reduced_rank(
+    folds: list[Moments], strengths: list[float], identity: dict
+) -> tuple[EffectMap, tuple[float, int]]:
+    """(map, (strength, rank)): a ridge fit of all latents kept in its `rank` strongest directions of effect.
+
+    Steering moves many latents together, so the directions borrow strength from all of them: reduced-rank
+    regression (Izenman 1975; with a ridge penalty Mukherjee and Zhu 2011), each latent in units of its own
+    standard deviation. Strength and rank predict the folds left out best. Raises: ValueError for fewer than two folds.
+    """
+    if len(folds) < 2:
+        raise ValueError(f"{len(folds)} fold of effect data; cross-validation needs at least 2")
+    total = sum(folds[1:], folds[0])
+    sd = (total.yy / total.n - (total.y / total.n) ** 2).clamp(min=0).sqrt()
+    weight = torch.where(sd > 0, 1 / sd, 0)
+    errors = torch.zeros(len(strengths), len(total.x), dtype=torch.double)  # less the error of the mean effect
+    for fold in folds:
+        rest = total - fold
+        mean_x, mean_y = rest.means()
+        cov = rest.about(mean_x, mean_y)[0]
+        xx, xy = fold.about(mean_x, mean_y)
+        for i, (M, _) in enumerate(ridge_path(rest, strengths)):
+            P, V = _components(M * weight, cov)
+            # the directions are orthogonal, so each adds its own share to the squared error
+            shares = (P * (xx @ P)).sum(0) - 2 * (P * ((xy * weight) @ V.T)).sum(0)
+            errors[i] += fold.n * shares.cumsum(0)
+    best, rank = divmod(int(errors.argmin()), errors.shape[1])
+    mean_x, mean_y = total.means()
+    M, _ = next(ridge_path(total, [strengths[best]]))
+    P, V = _components(M * weight, total.about(mean_x, mean_y)[0])
+    M = (P[:, : rank + 1] @ V[: rank + 1]) * sd
+    return EffectMap(M.float(), (mean_y - mean_x @ M).float(), identity), (strengths[best], rank + 1)
 
 
 def fit_adam(

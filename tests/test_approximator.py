@@ -7,6 +7,7 @@ from fgaa_utils.approximator import (
     EffectMap,
     Moments,
     fit_adam,
+    fit_reduced_rank,
     fit_ridge,
     latent_correlations,
     noise_ceiling,
@@ -62,15 +63,77 @@ def test_one_fold_is_refused():
     x, y, *_ = make_pairs(10, 0.1)
     with pytest.raises(ValueError, match="at least 2"):
         fit_ridge([Moments.of(x, y)], [1.0], {})
+    with pytest.raises(ValueError, match="at least 2"):
+        fit_reduced_rank([Moments.of(x, y)], [1.0], {})
 
 
-def test_both_fits_recover_a_linear_map():
+def low_rank_pairs(count, noise, seed=0):
+    """Pairs of 12 inputs and 30 latents of unequal size, joined by a map of rank 2."""
+    truth, draws = torch.Generator().manual_seed(98), torch.Generator().manual_seed(seed)
+    size = torch.rand(30, generator=truth) * 5 + 0.1
+    M = torch.randn(12, 2, generator=truth) @ torch.randn(2, 30, generator=truth) * size
+    x = torch.randn(count, 12, generator=draws)
+    return x, x @ M + 1 + noise * size * torch.randn(count, 30, generator=draws), M
+
+
+def test_reduced_rank_finds_the_rank_and_beats_ridge_on_a_low_rank_map():
+    x, y, truth = low_rank_pairs(300, 6.0)
+    folds = [Moments.of(x[i::5], y[i::5]) for i in range(5)]
+    strengths = [0.01, 0.1, 1.0]
+    reduced, (strength, rank) = fit_reduced_rank(folds, strengths, {})
+    ridge, _ = fit_ridge(folds, strengths, {})
+    assert rank == 2 and strength in strengths
+    assert torch.linalg.matrix_rank(reduced.M, rtol=1e-4) == 2
+    assert (reduced.M - truth).norm() < 0.8 * (ridge.M - truth).norm()
+
+
+def test_reduced_rank_chooses_what_refitting_by_hand_chooses():
+    """Strength and rank by loops over the pairs themselves, with numpy's singular value decomposition."""
+    x, y, _ = low_rank_pairs(60, 4.0, seed=3)
+    parts, strengths = [slice(i, None, 3) for i in range(3)], [0.01, 0.3, 10.0]
+    fitted, chosen = fit_reduced_rank([Moments.of(x[p], y[p]) for p in parts], strengths, {})
+    x, y = x.double().numpy(), y.double().numpy()
+    sd = y.std(axis=0)
+
+    def fit(rows, strength, rank):
+        mean_x, mean_y = x[rows].mean(axis=0), y[rows].mean(axis=0)
+        cov = (x[rows] - mean_x).T @ (x[rows] - mean_x) / len(rows)
+        penalty = strength * np.trace(cov) / 12 * np.eye(12)
+        M = np.linalg.solve(cov + penalty, (x[rows] - mean_x).T @ (y[rows] - mean_y) / len(rows))
+        V = np.linalg.svd((x[rows] - mean_x) @ M / sd)[2][:rank]
+        M = (M / sd) @ V.T @ V * sd
+        return M, mean_y - mean_x @ M
+
+    errors = {}
+    for strength in strengths:
+        for rank in range(1, 13):
+            errors[strength, rank] = 0
+            for part in parts:
+                rows = np.setdiff1d(np.arange(60), np.arange(60)[part])
+                M, b = fit(rows, strength, rank)
+                errors[strength, rank] += (((y[part] - x[part] @ M - b) / sd) ** 2).sum()
+    assert chosen == min(errors, key=errors.get)
+    M, b = fit(np.arange(60), *chosen)
+    np.testing.assert_allclose(fitted.M, M, atol=1e-4)
+    np.testing.assert_allclose(fitted.b, b, atol=1e-4)
+
+
+def test_a_latent_that_never_fires_stays_finite():
+    x, y, _ = low_rank_pairs(40, 1.0)
+    y[:, 3] = 0
+    fitted, _ = fit_reduced_rank([Moments.of(x[i::2], y[i::2]) for i in range(2)], [0.1], {})
+    assert fitted.M.isfinite().all() and (fitted.M[:, 3] == 0).all() and fitted.b[3] == 0
+
+
+def test_all_fits_recover_a_linear_map():
     x, y, M, b = make_pairs(800, 0.05)
-    ridge, _ = fit_ridge([Moments.of(x[i::4], y[i::4]) for i in range(4)], [1e-4, 1.0], {})
+    folds = [Moments.of(x[i::4], y[i::4]) for i in range(4)]
+    ridge, _ = fit_ridge(folds, [1e-4, 1.0], {})
+    reduced, _ = fit_reduced_rank(folds, [1e-4, 1.0], {})
     adam = fit_adam(
         lambda: iter([(x[:400], y[:400]), (x[400:], y[400:])]), {}, epochs=60, lr=0.02, batch=40, total=800, seed=0
     )
-    for fitted in (ridge, adam):
+    for fitted in (ridge, reduced, adam):
         torch.testing.assert_close(fitted.M, M, atol=0.1, rtol=0)
         torch.testing.assert_close(fitted.b, b, atol=0.1, rtol=0)
 
