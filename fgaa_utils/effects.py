@@ -1,7 +1,8 @@
 """Effect data: what steering with a vector does to the mean SAE activations of the text that follows.
 
 SAE-TS (arXiv 2411.02193): a unit decoder row, at a scale that costs a given cross-entropy, steers short rollouts;
-its effect is their mean activation, re-read by the unsteered model, minus that of unsteered rollouts.
+its effect is their mean activation, re-read by the unsteered model, minus that of unsteered rollouts. Here the
+unsteered mean is that of the rollout's own opener: over balanced openers the expectation is the same, the noise less.
 """
 
 from collections.abc import Iterator
@@ -138,9 +139,10 @@ def opener_rows(openers: list[list[int]], x: Tensor, scale: Tensor, *, repeats: 
 
 
 class EffectData:
-    """Effect data of a model, an SAE and a sampling: training chunks, the unsteered mean, the held-out set.
+    """Effect data of a model, an SAE and a sampling: training chunks, unsteered means, the held-out set.
 
     All of it is made on first use, in shards under `folder`, and read back afterwards.
+    Raises: ValueError if some opener would have no unsteered rollout.
     """
 
     def __init__(
@@ -159,6 +161,10 @@ class EffectData:
         unsteered_rollouts: int,
         seed: int,
     ):
+        if unsteered_rollouts < len(openers):
+            raise ValueError(
+                f"unsteered_rollouts is {unsteered_rollouts}; each of the {len(openers)} openers needs at least one"
+            )
         self.lm, self.sae, self.scales, self.layer, self.folder = lm, sae, scales, layer, folder
         self.openers, self.sampling, self.seed = lm.encode(openers), sampling, seed
         self.chunk_size = chunk_size
@@ -184,6 +190,13 @@ class EffectData:
         rows = opener_rows(self.openers, zero, torch.zeros(1), repeats=self.unsteered_rollouts, seeds=(self.seed, 1))
         return self._activations("unsteered", rows)
 
+    def _effects(self, activations: Tensor) -> Tensor:
+        """Activations (rows, d_sae) of rows made by opener_rows, less the unsteered mean of each row's opener."""
+        count = len(self.openers)
+        unsteered = self.unsteered().float()
+        base = torch.stack([unsteered[k::count].mean(dim=0) for k in range(count)])
+        return activations.float() - base[torch.arange(len(activations)) % count]
+
     def chunk(self, number: int) -> tuple[EffectVectors, Tensor]:
         """(vectors, mean activations (chunk_size, d_sae) float16) of one training chunk, one rollout a vector."""
         W_dec = self.sae.W_dec.detach()
@@ -192,17 +205,16 @@ class EffectData:
         return vectors, self._activations(f"chunk_{number:03d}", rows)
 
     def chunks(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of the first `count` chunks, float32, y with the unsteered mean taken off."""
-        base = self.unsteered().float().mean(dim=0)
+        """(x (chunk_size, d_model), effects (chunk_size, d_sae)) of the first `count` chunks, float32."""
         for number in range(count):
-            vectors, y = self.chunk(number)
-            yield vectors.x, y.float() - base
+            vectors, activations = self.chunk(number)
+            yield vectors.x, self._effects(activations)
 
     def heldout_effects(self) -> tuple[Tensor, Tensor]:
-        """(x (n, d_model), y (n, rollouts, d_sae)): every rollout of the held-out decoder rows, unsteered mean off."""
+        """(x (n, d_model), effects (n, rollouts, d_sae)): every rollout of the held-out decoder rows."""
         x = self.sae.W_dec.detach()[self.heldout]
         rows = opener_rows(
             self.openers, x, self.scales[self.heldout], repeats=self.heldout_rollouts, seeds=(self.seed, 3)
         )
-        y = self._activations("heldout", rows).float() - self.unsteered().float().mean(dim=0)
-        return x, y.unflatten(0, (len(x), self.heldout_rollouts))
+        effects = self._effects(self._activations("heldout", rows))
+        return x, effects.unflatten(0, (len(x), self.heldout_rollouts))

@@ -62,7 +62,7 @@ def test_mean_activations_by_loops(tiny, tiny_sae):
         torch.testing.assert_close(mean, expected, atol=1e-4, rtol=1e-4)
 
 
-def make_data(tiny, tiny_sae, folder):
+def make_data(tiny, tiny_sae, folder, unsteered_rollouts=30):
     return EffectData(
         tiny,
         tiny_sae,
@@ -74,14 +74,15 @@ def make_data(tiny, tiny_sae, folder):
         chunk_size=20,
         heldout_vectors=4,
         heldout_rollouts=3,
-        unsteered_rollouts=30,
+        unsteered_rollouts=unsteered_rollouts,
         seed=0,
     )
 
 
-def test_effects_are_rollout_means_less_the_unsteered_mean(tiny, tiny_sae, tmp_path):
+def test_effects_are_rollout_means_less_the_unsteered_mean_of_their_opener(tiny, tiny_sae, tmp_path):
     data = make_data(tiny, tiny_sae, tmp_path)
-    base = data.unsteered().float().mean(dim=0)
+    unsteered = data.unsteered().float()
+    base = torch.stack([sum(unsteered[r] for r in range(30) if r % 3 == i % 3) / 10 for i in range(20)])
     vectors, raw = data.chunk(1)
     (_, first), (x, y) = data.chunks(2)
     assert torch.equal(x, vectors.x) and first.shape == y.shape == (20, 64)
@@ -89,6 +90,11 @@ def test_effects_are_rollout_means_less_the_unsteered_mean(tiny, tiny_sae, tmp_p
     held_x, held_y = data.heldout_effects()
     assert torch.equal(held_x, tiny_sae.W_dec[data.heldout]) and held_y.shape == (4, 3, 64)
     assert not set(vectors.parents.ravel().tolist()) & set(data.heldout.tolist())
+
+
+def test_an_opener_without_unsteered_rollouts_is_refused(tiny, tiny_sae, tmp_path):
+    with pytest.raises(ValueError, match="unsteered_rollouts is 2; each of the 3 openers"):
+        make_data(tiny, tiny_sae, tmp_path, unsteered_rollouts=2)
 
 
 def test_effect_data_is_read_back(tiny, tiny_sae, tmp_path, monkeypatch):
