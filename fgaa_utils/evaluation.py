@@ -23,7 +23,7 @@ UNSTEERED = (SHARED, "unsteered", 0)
 
 def check_scales(scales: list[float]) -> None:
     """Raises: ValueError unless the scales are positive and grow."""
-    if not scales or sorted(set(scales)) != list(scales) or scales[0] <= 0:
+    if not scales or not np.isfinite(scales).all() or sorted(set(scales)) != list(scales) or scales[0] <= 0:
         raise ValueError(f"scales are {scales}; they must be positive and grow, without repeats")
 
 
@@ -134,11 +134,12 @@ def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed:
             cell = chosen_samples(samples, choice)
             b, c, groups = cell.B.to_numpy(), cell.coherence.to_numpy(), cell.prompt.to_numpy()
             boots.append(bcs_draws(b, c, groups, draws=draws, seed=seed))
-            table[method][choice.target] = estimate(bcs(b, c), boots[-1], len(cell))
+            table[method][choice.target] = estimate(bcs(b, c), boots[-1], len(cell), units=cell.prompt.nunique())
         distributions[method] = np.stack(boots)
         value = float(np.mean([entry["value"] for entry in table[method].values()]))
         total = sum(entry["n"] for entry in table[method].values())
-        table[method]["average"] = estimate(value, average_draws(distributions[method], seed=seed), total)
+        averages = average_draws(distributions[method], seed=seed)
+        table[method]["average"] = estimate(value, averages, total, units=len(boots))
     return table, distributions
 
 
@@ -187,7 +188,7 @@ def scale_curves(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, se
             b, c = cell.B.to_numpy(), cell.coherence.to_numpy()
             boots = bcs_draws(b, c, cell.prompt.to_numpy(), draws=draws, seed=seed)
             row = {"target": choice.target, "method": choice.method, "scale": scale, "B": b.mean(), "C": c.mean()}
-            rows.append(row | estimate(bcs(b, c), boots, len(cell)))
+            rows.append(row | estimate(bcs(b, c), boots, len(cell), units=cell.prompt.nunique()))
     return pd.DataFrame(rows)
 
 

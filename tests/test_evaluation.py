@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from fgaa_utils import evaluation as ev
+from fgaa_utils.stats import interval
 
 KEYS = ["anger", "love"]
 SCALES = [0.1, 0.2, 0.4]
@@ -37,7 +38,7 @@ def score_of(cell):
     return float(np.mean([b for b, _, _ in cell]) * np.mean([c for _, c, _ in cell]))
 
 
-@pytest.mark.parametrize("scales", [[0.2, 0.1], [0.1, 0.1, 0.2], [-0.1, 0.1], [0.0, 0.1], []])
+@pytest.mark.parametrize("scales", [[0.2, 0.1], [0.1, 0.1, 0.2], [-0.1, 0.1], [0.0, 0.1], [0.1, float("nan")], []])
 def test_bad_scales_are_named(scales):
     for check in (lambda: ev.check_scales(scales), lambda: ev.cell_grid(OWN, scales, unit=1.0)):
         with pytest.raises(ValueError) as error:
@@ -178,7 +179,7 @@ def test_bcs_table_intervals_are_those_of_its_draws():
     for method, rows in draws.items():
         for key, row in zip(KEYS, rows):
             entry = table[method][key]
-            assert [entry["lo"], entry["hi"]] == pytest.approx(np.percentile(row, [2.5, 97.5]), abs=1e-4)
+            assert [entry["lo"], entry["hi"]] == pytest.approx(interval(row, units=len(PROMPTS)), abs=1e-4)
 
 
 def test_scale_curves_follow_the_chosen_variant():
