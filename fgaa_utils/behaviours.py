@@ -4,6 +4,7 @@ The contrastive sets X+ and X- build steering vectors (paper, section 3 and appe
 and test the judge and never overlap with them. A new behaviour is a new file.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from fgaa_utils.project import DATA, unknown
 
 FOLDER = DATA / "behaviours"
+RESERVED = ("shared", "average")  # names that tables give to vectors without a behaviour, and to means
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,20 @@ def _check_disjoint(behaviour: Behaviour, path: Path) -> None:
 def read_behaviours(names: list[str] | str = "all", folder: Path = FOLDER) -> list[Behaviour]:
     """The behaviours named by their file stems, or all, in the order of the folder.
 
-    Raises: ValueError for an unknown name, or two files with one display name.
+    Raises: ValueError for an unknown name, a file name that cannot be used, or two files with one display name.
     """
+    if names != "all" and (isinstance(names, str) or not names):
+        raise ValueError(f"behaviours is {names!r}; it must be all, or a list of names such as [anger, love]")
     paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if not paths:
         raise ValueError(f"{folder} holds no behaviour files")
+    if other := sorted(path.name for path in folder.glob("*.yml")):
+        raise ValueError(f"{other[0]} would be ignored; a behaviour file ends in .yaml")
+    for stem in paths:
+        if stem in RESERVED or not re.fullmatch(r"[\w-]+", stem):
+            raise ValueError(
+                f"{stem}.yaml: rename the file; letters, digits, - and _ are allowed, {' and '.join(RESERVED)} are taken"
+            )
     for name in [] if names == "all" else names:
         if name not in paths:
             raise unknown("behaviour", name, list(paths))

@@ -120,7 +120,7 @@ def clean(text: str) -> str:
 
 
 def read_source(name: str, folder: Path, *, max_chars: int | None = None) -> list[str]:
-    """The distinct cleaned documents of one source, in file order, up to `max_chars` characters in all.
+    """The distinct cleaned documents of one source, in file order, until they hold `max_chars` characters.
 
     Raises: ValueError for an unknown source.
     """
@@ -142,7 +142,7 @@ def load_documents(folder: Path, *, heldout: list[str], caps: dict[str, int], de
 
     `heldout` sources form the held-out split; of every other source the documents whose hash falls under
     `density_share` form the density split and the rest trains the SAE, so the split of a document never
-    depends on what else is loaded. `caps` limits sources to so many characters; 0 leaves one out.
+    depends on what else is loaded. `caps` ends sources at the document that reaches so many characters; 0 leaves one out.
     """
     for name in (*heldout, *caps):
         if name not in READERS:

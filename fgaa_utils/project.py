@@ -41,12 +41,16 @@ def unknown(kind: str, name: object, allowed: list[str]) -> ValueError:
 def load_params(path: Path | None = None) -> dict[str, dict[str, Any]]:
     """params.yaml as {section: {key: value}}.
 
-    Raises: ValueError for a section that is neither `base` nor a stage.
+    Raises: ValueError for a section that is neither `base` nor a stage, a section that holds no keys, or no `base`.
     """
     params = yaml.safe_load((path or ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for section in params:
+    if not isinstance(params, dict) or "base" not in params:
+        raise ValueError("params.yaml has no section base; see the file in the repository")
+    for section, values in params.items():
         if section not in ("base", *STAGES):
             raise unknown("params.yaml section", section, ["base", *STAGES])
+        if not isinstance(values, dict):
+            raise ValueError(f"params.yaml: section {section!r} is {values!r}; it must hold `key: value` lines")
     return params
 
 

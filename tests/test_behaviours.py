@@ -178,6 +178,27 @@ def test_unknown_behaviour_gets_the_nearest():
         read_behaviours(["love", "weding"])
 
 
+@pytest.mark.parametrize("names", ["love", [], None])
+def test_behaviours_must_be_all_or_a_list(tmp_path, names):
+    write(tmp_path)
+    with pytest.raises(ValueError, match=f"behaviours is {names!r}".replace("[", r"\[")):
+        read_behaviours(names, tmp_path)
+
+
+@pytest.mark.parametrize("stem", ["shared", "average", "v1.2", "a b"])
+def test_a_file_name_that_tables_cannot_carry_is_refused(tmp_path, stem):
+    write(tmp_path, stem)
+    with pytest.raises(ValueError, match=f"{stem}.yaml: rename"):
+        read_behaviours("all", tmp_path)
+
+
+def test_a_file_that_would_be_ignored_is_named(tmp_path):
+    write(tmp_path)
+    (tmp_path / "fog.yml").write_text("name: Fog")
+    with pytest.raises(ValueError, match=r"fog\.yml would be ignored"):
+        read_behaviours("all", tmp_path)
+
+
 def test_two_files_with_one_name(tmp_path):
     write(tmp_path, "rain")
     write(tmp_path, "drizzle")

@@ -33,6 +33,14 @@ def test_an_unknown_section_gets_the_nearest(tmp_path):
         load_params(write(tmp_path, {"base": {}, "feature": {"theta": 0.01}}))
 
 
+@pytest.mark.parametrize("text", ["", "[]", "features: {theta: 0.01}", "base:\n", "base: {}\nfeatures:\n"])
+def test_params_without_a_section_or_its_keys_are_refused(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"params\.yaml"):
+        load_params(path)
+
+
 def test_an_unknown_key_gets_the_nearest():
     params = {"base": {}, "features": {"thetta": 0.01}}
     with pytest.raises(ValueError, match=r"section 'features' of params\.yaml: 'thetta'; did you mean 'theta'"):
