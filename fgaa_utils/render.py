@@ -26,7 +26,7 @@ def clean_notebook(path: Path) -> nbformat.NotebookNode:
     """The notebook without time stamps, cell ids of papermill, injected parameter cell's banner and progress."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not _is_repeated_injection(cell, notebook.cells)]
-    notebook.metadata = {"kernelspec": notebook.metadata.get("kernelspec", {})}
+    notebook.metadata = {"kernelspec": notebook.metadata.get("kernelspec", {}), "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = str(number), {}
         if cell.cell_type != "code":
@@ -109,7 +109,7 @@ def results_block(notebook: nbformat.NotebookNode) -> str:
     scores = json.loads((METRICS / "evaluation.json").read_text())["bcs"]
     methods = method_order(list(scores))
     rows = [f"| BCS | {' | '.join(LABELS[m] for m in methods)} |", "|---" * (len(methods) + 1) + "|"]
-    for key in scores[methods[0]]:
+    for key in sorted(scores[methods[0]], key=lambda key: key == "average"):
         entries = [scores[m][key] for m in methods]
         cells = [f"{e['value']:.2f} [{e['lo']:.2f}, {e['hi']:.2f}]" for e in entries]
         name = key.replace("_", " ").capitalize()

@@ -71,10 +71,12 @@ def run_stage(stage: str) -> None:
     parameters = stage_params(stage, accepted_parameters(source))
     METRICS.mkdir(parents=True, exist_ok=True)
     os.environ |= MALLOC
+    os.chdir(ROOT)
+    executed = REPORTS / source.name
     start = time.monotonic()
     papermill.execute_notebook(
-        str(source),
-        str(REPORTS / source.name),
+        str(source.relative_to(ROOT)),  # papermill notes both paths in the notebook
+        str(executed.relative_to(ROOT)),
         parameters=parameters,
         kernel_name="python3",
         cwd=str(ROOT),
@@ -84,6 +86,17 @@ def run_stage(stage: str) -> None:
     )
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     record_resources(stage, time.monotonic() - start, peak_kib / 2**20)
+    drop_logs(executed)
+
+
+def drop_logs(path: Path) -> None:
+    """Leave out of an executed notebook what the terminal has shown already: standard error, with the paths of
+    this machine in its warnings."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    path.write_text(nbformat.writes(notebook).replace(f"{ROOT}/", "") + "\n", encoding="utf-8")
 
 
 def record_resources(stage: str, seconds: float, peak_gib: float) -> None:

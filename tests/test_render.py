@@ -1,4 +1,5 @@
 import base64
+import json
 import random
 
 import nbformat
@@ -120,7 +121,8 @@ def test_results_are_kept_and_the_rest_is_not(tmp_path, pages):
 def test_nothing_of_the_execution_stays_in_the_notebook(tmp_path):
     one, other = (clean_notebook(run(tmp_path, seed)) for seed in (1, 2))
     assert one == other
-    assert all(cell.metadata == {} for cell in one.cells) and set(one.metadata) == {"kernelspec"}
+    assert all(cell.metadata == {} for cell in one.cells) and set(one.metadata) == {"kernelspec", "language_info"}
+    assert one.metadata.language_info == {"name": "python"}  # what colours code
 
 
 def test_markdown_goes_before_other_forms_of_a_result(tmp_path, pages):
@@ -216,6 +218,22 @@ def test_the_html_page_holds_results_and_figures_but_no_code(tmp_path):
     for result in ("density 0.0049", "0.4702", "0.3979", base64.b64encode(PNG).decode()):
         assert result in page.replace("\n", "")
     assert "step_0" not in page and "it/s" not in page
+
+
+def test_the_average_is_the_last_row_of_the_readmes_table(tmp_path, monkeypatch):
+    entry = {"value": 0.5, "lo": 0.25, "hi": 0.75, "n": 4}
+    (tmp_path / "evaluation.json").write_text(
+        json.dumps({"bcs": {"fgaa": dict.fromkeys(("anger", "average", "want_to_die"), entry)}})
+    )
+    monkeypatch.setattr(render, "METRICS", tmp_path)
+    monkeypatch.setattr(render, "ROOT", tmp_path)
+    monkeypatch.setattr(render, "PAGES", tmp_path)
+    (tmp_path / "04_evaluation_files").mkdir()
+    (tmp_path / "04_evaluation_files" / "04_evaluation_0_0.png").write_bytes(PNG)
+    block = render.results_block(new_notebook(cells=[new_code_cell("def intervals(): pass")]))
+    rows = [line for line in block.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["Anger", "Want to die", "**Average**"]
+    assert rows[2].split("|")[2].strip() == "0.50 [0.25, 0.75]"
 
 
 def test_only_the_readmes_results_are_replaced(tmp_path, monkeypatch):

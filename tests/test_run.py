@@ -1,0 +1,35 @@
+import json
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from fgaa_utils import run
+from fgaa_utils.project import ROOT
+
+
+def test_logs_and_this_machines_paths_leave_an_executed_notebook(tmp_path):
+    outputs = [
+        new_output("stream", name="stderr", text=f"{ROOT}/.venv/lib/warn.py:21: TqdmWarning"),
+        new_output("stream", name="stdout", text=f"wrote {ROOT}/data/x"),
+        new_output("display_data", data={"text/plain": "a figure"}),
+    ]
+    path = tmp_path / "stage.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell("run()", outputs=outputs)]), path)
+    run.drop_logs(path)
+    text = path.read_text(encoding="utf-8")
+    assert str(ROOT) not in text and "TqdmWarning" not in text
+    kept = nbformat.read(path, as_version=4).cells[1].outputs
+    assert [output.output_type for output in kept] == ["stream", "display_data"]
+    assert kept[0].text == "wrote data/x"
+
+
+def test_resources_keep_the_other_stages_and_the_order_of_the_pipeline(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "RESOURCES", tmp_path / "resources.json")
+    run.record_resources("features", 61.4, 1.239)
+    run.record_resources("data", 5, 1)
+    run.record_resources("features", 62.6, 1.5)
+    entries = json.loads((tmp_path / "resources.json").read_text())
+    assert list(entries.items()) == [
+        ("data", {"seconds": 5, "peak_gib": 1}),
+        ("features", {"seconds": 63, "peak_gib": 1.5}),
+    ]
