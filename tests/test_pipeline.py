@@ -30,7 +30,7 @@ def imported_modules(source: str) -> set[str]:
 
 
 def import_closure(stage: str) -> set[str]:
-    """Package files a stage's code reaches by imports, run.py with a notebook."""
+    """Package files a stage's code reaches by imports."""
     if STAGES[stage]:
         cells = nbformat.read(run.notebook_path(stage), as_version=4).cells
         todo = imported_modules("\n".join(c.source for c in cells if c.cell_type == "code"))
@@ -94,6 +94,11 @@ def test_every_number_of_params_yaml_has_a_comment_or_a_telling_neighbour():
     lines = [line for line in (ROOT / "params.yaml").read_text().splitlines() if re.match(r"^  \w+:", line)]
     bare = [line for line in lines if "#" not in line]
     assert len(bare) <= 0.3 * len(lines), bare
+
+
+def test_no_prompt_of_the_evaluation_shaped_the_effect_map():
+    scored = {p for side in ("validation", "test") for p in PARAMS["evaluation"][f"{side}_prompts"]}
+    assert not scored & set(PARAMS["effects"]["openers"])
 
 
 def test_a_misspelt_key_is_refused_with_the_right_one():
