@@ -13,7 +13,7 @@ import yaml
 from fgaa_utils.project import DATA, unknown
 
 FOLDER = DATA / "behaviours"
-RESERVED = ("shared", "average")  # names that tables give to vectors without a behaviour, and to means
+RESERVED = ("shared", "average", "behaviour", "coherence")  # what tables call other things than behaviours
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read_behaviours(names: list[str] | str = "all", folder: Path = FOLDER) -> li
     for stem in paths:
         if stem in RESERVED or not re.fullmatch(r"[\w-]+", stem):
             raise ValueError(
-                f"{stem}.yaml: rename the file; letters, digits, - and _ are allowed, {' and '.join(RESERVED)} are taken"
+                f"{stem}.yaml: rename the file; letters, digits, - and _ are allowed, {', '.join(RESERVED)} are taken"
             )
     for name in [] if names == "all" else names:
         if name not in paths:

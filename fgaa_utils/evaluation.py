@@ -4,6 +4,7 @@ A cell is one vector at one scale; its samples are `prompts` x `samples` texts, 
 every cell of a split, so that cells are compared on equal luck.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fgaa_utils.behaviours import Behaviour
 from fgaa_utils.generate import Rows, SamplingParams, generate_all, row_seeds
 from fgaa_utils.judge import Judge
 from fgaa_utils.model import LanguageModel
@@ -19,6 +21,7 @@ from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate
 
 SHARED = "shared"  # the behaviour of vectors that have none: their texts are scored for every behaviour
 UNSTEERED = (SHARED, "unsteered", 0)
+PROMPTING = "prompting"  # no steering: the behaviour's positive texts stand before the prompt
 
 
 def check_scales(scales: list[float]) -> None:
@@ -27,13 +30,20 @@ def check_scales(scales: list[float]) -> None:
         raise ValueError(f"scales are {scales}; they must be positive and grow, without repeats")
 
 
-def cell_grid(names: list[tuple[str, str, int]], scales: list[float], *, unit: float) -> pd.DataFrame:
-    """One row per cell: behaviour, method, variant, scale (in the unit), coeff (absolute); unsteered once.
+def cell_grid(
+    names: list[tuple[str, str, int]],
+    scales: list[float],
+    *,
+    unit: float,
+    plain: Iterable[tuple[str, str, int]] = (),
+) -> pd.DataFrame:
+    """One row per cell: behaviour, method, variant, scale (in the unit), coeff (absolute).
 
-    `unit` is the absolute norm of scale 1.
+    `unit` is the absolute norm of scale 1. Unsteered text and the names of `plain` have one cell, at scale 0.
     """
     check_scales(scales)
-    rows = [(*name, scale, scale * unit) for name in names for scale in scales] + [(*UNSTEERED, 0.0, 0.0)]
+    rows = [(*name, scale, scale * unit) for name in names for scale in scales]
+    rows += [(*name, 0.0, 0.0) for name in (UNSTEERED, *plain)]
     return pd.DataFrame(rows, columns=["behaviour", "method", "variant", "scale", "coeff"])
 
 
@@ -49,6 +59,26 @@ def expand_samples(cells: pd.DataFrame, prompts: list[str], samples: int, *, see
     return cells.merge(pairs, how="cross")
 
 
+def example_prefixes(
+    lm: LanguageModel, behaviours: list[Behaviour], *, tokens: int, orders: int, seed: int
+) -> dict[tuple[str, str, int], list[int]]:
+    """Token ids of `orders` example prefixes of each behaviour, named (behaviour, "prompting", 1 ..).
+
+    A prefix holds positive texts, a line each, in random order and repeated as often as it takes; its front is cut
+    to `tokens`, so that all prefixes are of one length.
+    """
+    prefixes = {}
+    for behaviour in behaviours:
+        rng = np.random.default_rng([seed, *behaviour.key.encode()])
+        lines = lm.encode([f"{text}\n" for text in behaviour.positive], bos=False)
+        for order in range(1, orders + 1):
+            ids: list[int] = []
+            while len(ids) < tokens:
+                ids += [token for i in rng.permutation(len(lines)) for token in lines[i]]
+            prefixes[behaviour.key, PROMPTING, order] = ids[-tokens:]
+    return prefixes
+
+
 def generate_samples(
     lm: LanguageModel,
     samples: pd.DataFrame,
@@ -58,23 +88,24 @@ def generate_samples(
     folder: Path,
     *,
     progress: str,
+    prefixes: dict[tuple[str, str, int], list[int]] | None = None,
 ) -> pd.DataFrame:
-    """The samples with a column `text`: prompt and continuation as one string."""
-    names = [*vectors, UNSTEERED]
-    stacked = torch.stack([*vectors.values(), torch.zeros(lm.d_model)])
-    number = {name: i for i, name in enumerate(names)}
-    prompts = list(dict.fromkeys(samples.prompt))
-    ids = lm.encode(prompts)
+    """The samples with a column `text`: prompt and continuation as one string, without the prefix if there is one."""
+    number = {name: i for i, name in enumerate(vectors)}
+    names = list(zip(samples.behaviour, samples.method, samples.variant))
+    openers = dict(zip(samples.prompt, lm.encode(samples.prompt.tolist(), bos=False)))
+    contexts = [(tuple((prefixes or {}).get(name, ())), prompt) for name, prompt in zip(names, samples.prompt)]
+    distinct = {context: i for i, context in enumerate(dict.fromkeys(contexts))}
     rows = Rows(
-        prompts=ids,
-        vectors=stacked,
-        prompt=samples.prompt.map(prompts.index).to_numpy(),
-        vector=np.array([number[name] for name in zip(samples.behaviour, samples.method, samples.variant)]),
+        prompts=[[lm.tokenizer.bos_token_id, *prefix, *openers[prompt]] for prefix, prompt in distinct],
+        vectors=torch.stack([*vectors.values(), torch.zeros(lm.d_model)]),
+        prompt=np.array([distinct[context] for context in contexts]),
+        vector=np.array([number.get(name, len(vectors)) for name in names]),  # the last one is zero
         coeff=samples.coeff.to_numpy(dtype=np.float32),
         seed=samples.seed.to_numpy(),
     )
     tokens = generate_all(lm, rows, layer, sampling, folder, progress=progress)
-    full = [ids[p][1:] + new for p, new in zip(rows.prompt, tokens.tolist(), strict=True)]
+    full = [openers[prompt] + new for prompt, new in zip(samples.prompt, tokens.tolist(), strict=True)]
     return samples.assign(text=lm.tokenizer.batch_decode(full, skip_special_tokens=True))
 
 
@@ -143,6 +174,15 @@ def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed:
     return table, distributions
 
 
+def off_target(samples: pd.DataFrame, choices: pd.DataFrame, method: str, behaviours: list[str]) -> pd.DataFrame:
+    """How much more of each behaviour (columns) the chosen cell of each target (rows) shows than unsteered text."""
+    columns = [f"B_{name}" for name in behaviours]
+    base = samples[samples.method == "unsteered"][columns].mean()
+    rows = choices[choices.method == method].set_index("target").loc[behaviours]
+    means = [chosen_samples(samples, row)[columns].mean() - base for row in rows.reset_index().itertuples()]
+    return pd.DataFrame(np.stack(means), index=behaviours, columns=behaviours)
+
+
 def check_design(
     *,
     scales: list[float],
@@ -192,10 +232,9 @@ def scale_curves(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, se
     return pd.DataFrame(rows)
 
 
-def paper_protocol(samples: pd.DataFrame, choices: pd.DataFrame, prompt: str, *, draws: int, seed: int) -> dict:
-    """table[method][behaviour] as in bcs_table, by the paper's protocol: one prompt, maximum over scales on the
-    samples that are reported (section 4). The variant is the chosen one."""
-    curves = scale_curves(samples[samples.prompt == prompt], choices, draws=draws, seed=seed)
+def best_over_scales(curves: pd.DataFrame) -> dict:
+    """table[method][behaviour] as in bcs_table: the maximum over scales of scale_curves, on the samples that are
+    reported, as the paper takes it (section 4; there on one prompt)."""
     best = curves.sort_values("value", ascending=False, kind="stable").drop_duplicates(["target", "method"])
     table: dict[str, dict] = {}
     for row in best.sort_values(["method", "target"]).itertuples():

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 
 def resample(groups: NDArray, draws: int, rng: np.random.Generator) -> NDArray:
@@ -66,6 +68,33 @@ def average_draws(by_behaviour: NDArray, *, seed: int) -> NDArray:
     count, draws = by_behaviour.shape
     chosen = np.random.default_rng(seed).integers(count, size=(count, draws))
     return np.take_along_axis(by_behaviour, chosen, axis=0).mean(axis=0)
+
+
+def paired_comparisons(ours: NDArray, others: dict[str, NDArray]) -> dict[str, dict[str, float]]:
+    """{other: {value, lo, hi, p, wins, n}}: our scores minus each other method's over the same behaviours.
+
+    p is of the paired t test, corrected for the number of others (Holm 1979); 1 for a single behaviour. wins counts
+    the behaviours on which ours is higher.
+    """
+    names = list(others)
+    raw = [stats.ttest_rel(ours, others[name]).pvalue if len(ours) > 1 else 1.0 for name in names]
+    corrected = multipletests(np.nan_to_num(raw, nan=1.0), method="holm")[1]
+    table = {}
+    for name, p in zip(names, corrected):
+        mean, lo, hi = paired_difference(ours, others[name])
+        wins = int((ours > others[name]).sum())
+        rounded = {"value": round(mean, 4), "lo": round(lo, 4), "hi": round(hi, 4), "p": round(float(p), 4)}
+        table[name] = rounded | {"wins": wins, "n": len(ours)}
+    return table
+
+
+def detectable_difference(ours: NDArray, other: NDArray, *, power: float = 0.8) -> float:
+    """Smallest true mean difference that a paired t test at 5 % over as many behaviours finds with probability
+    `power`, if differences spread as those observed do; 1 for a single behaviour."""
+    if len(ours) < 2:
+        return 1.0
+    effect = TTestPower().solve_power(nobs=len(ours), alpha=0.05, power=power)
+    return float(effect * (ours - other).std(ddof=1))
 
 
 def paired_difference(ours: NDArray, other: NDArray) -> tuple[float, float, float]:

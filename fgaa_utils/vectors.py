@@ -18,6 +18,7 @@ METHODS = ("caa", "sae", "sae_ts", "fgaa")
 CONTROLS = ("random", "bias", "random_latent")
 LABELS = {
     "caa": "CAA",
+    "prompting": "prompting",
     "sae": "SAE",
     "sae_ts": "SAE-TS",
     "fgaa": "FGAA",
@@ -29,8 +30,8 @@ LABELS = {
 
 
 def method_order(methods: list[str]) -> list[str]:
-    """Methods in the order of tables and figures: FGAA, its baselines, the controls, unsteered."""
-    return [m for m in ("fgaa", "sae_ts", "sae", "caa", *CONTROLS, "unsteered") if m in methods]
+    """Methods in the order of tables and figures: FGAA, its baselines, prompting, the controls, unsteered."""
+    return [m for m in ("fgaa", "sae_ts", "sae", "caa", "prompting", *CONTROLS, "unsteered") if m in methods]
 
 
 def unit(v: Tensor) -> Tensor:

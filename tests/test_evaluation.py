@@ -3,8 +3,11 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fgaa_utils import evaluation as ev
+from fgaa_utils.behaviours import read_behaviours
+from fgaa_utils.generate import SamplingParams, generate_batch
 from fgaa_utils.stats import interval
 
 KEYS = ["anger", "love"]
@@ -198,10 +201,10 @@ def test_scale_curves_follow_the_chosen_variant():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_paper_protocol_is_the_maximum_over_scales_on_one_prompt(seed):
+def test_the_papers_protocol_is_the_maximum_over_scales_on_one_prompt(seed):
     validation, test = scored(seed), scored(seed + 100)
     choices = ev.choose_cells(ev.cell_scores(validation, KEYS))
-    protocol = ev.paper_protocol(test, choices, "We", draws=50, seed=0)
+    protocol = ev.best_over_scales(ev.scale_curves(test[test.prompt == "We"], choices, draws=50, seed=0))
     assert sum(map(len, protocol.values())) == len(choices)
     for c in choices.itertuples():
         by_scale = {}
@@ -213,6 +216,50 @@ def test_paper_protocol_is_the_maximum_over_scales_on_one_prompt(seed):
         assert entry["value"] >= round(by_scale[c.scale], 4)
         assert entry["n"] == 3
         assert entry["lo"] <= entry["value"] <= entry["hi"]
+
+
+def test_off_target_is_the_chosen_cell_less_unsteered_text():
+    validation, test = scored(7), scored(8)
+    choices = ev.choose_cells(ev.cell_scores(validation, KEYS))
+    matrix = ev.off_target(test, choices, "fgaa", KEYS)
+    for c in choices[choices.method == "fgaa"].itertuples():
+        for other in KEYS:
+            own = [r for r in test.to_dict("records") if r["behaviour"] == c.target and r["method"] == "fgaa"]
+            cell = [r[f"B_{other}"] for r in own if (r["variant"], r["scale"]) == (c.variant, c.scale)]
+            base = [r[f"B_{other}"] for r in test.to_dict("records") if r["method"] == "unsteered"]
+            assert matrix.loc[c.target, other] == pytest.approx(np.mean(cell) - np.mean(base))
+
+
+def test_example_prefixes_are_of_one_length_and_hold_positive_texts(tiny):
+    behaviours = read_behaviours(["love", "london"])
+    prefixes = ev.example_prefixes(tiny, behaviours, tokens=30, orders=3, seed=0)
+    assert set(prefixes) == {(b.key, "prompting", i) for b in behaviours for i in (1, 2, 3)}
+    assert {len(ids) for ids in prefixes.values()} == {30}
+    assert len({tuple(ids) for ids in prefixes.values()}) == 6
+    again = ev.example_prefixes(tiny, behaviours, tokens=30, orders=3, seed=0)
+    assert again == prefixes
+    for b in behaviours:
+        whole = {tuple(tiny.encode([f"{text}\n"], bos=False)[0]) for text in b.positive}
+        ids = prefixes[b.key, "prompting", 1]
+        assert any(ids[-len(line) :] == list(line) for line in whole)
+
+
+def test_samples_are_those_of_plain_generation_with_the_prefix_in_front(tiny, tmp_path):
+    """Row by row: what generate_batch gives for the row alone, its prefix read and left out of the text."""
+    sampling = SamplingParams(new_tokens=5, top_k=20, temperature=1.0, batch=4)
+    vectors = {("love", "fgaa", 1): torch.nn.functional.normalize(torch.ones(tiny.d_model), dim=0)}
+    prefixes = {("love", "prompting", 1): tiny.encode(["we love the"], bos=False)[0]}
+    cells = ev.cell_grid(list(vectors), [0.5], unit=20.0, plain=prefixes)
+    assert len(cells) == 3
+    samples = ev.expand_samples(cells, ["the", "we love"], 2, seeds=(0, 1))
+    made = ev.generate_samples(tiny, samples, vectors, 1, sampling, tmp_path, progress="t", prefixes=prefixes)
+    for row in made.itertuples():
+        opener = tiny.encode([row.prompt], bos=False)[0]
+        prefix = prefixes.get((row.behaviour, row.method, row.variant), [])
+        ids = torch.tensor([[tiny.tokenizer.bos_token_id, *prefix, *opener]] * 4)
+        delta = vectors["love", "fgaa", 1] * (10.0 if row.method == "fgaa" else 0.0)
+        new = generate_batch(tiny, ids, delta.expand(4, -1), np.array([row.seed] * 4), 1, sampling)[0].tolist()
+        assert row.text == tiny.tokenizer.decode(opener + new, skip_special_tokens=True)
 
 
 DESIGN = {

@@ -11,8 +11,10 @@ from fgaa_utils.stats import (
     bcs,
     bcs_draws,
     bootstrap_metric,
+    detectable_difference,
     estimate,
     interval,
+    paired_comparisons,
     paired_difference,
     resample,
 )
@@ -157,6 +159,40 @@ def test_paired_difference_finds_a_small_steady_gain():
 
 def test_one_behaviour_decides_nothing():
     assert paired_difference(np.array([0.9]), np.array([0.1])) == (pytest.approx(0.8), -1.0, 1.0)
+
+
+def test_comparisons_carry_holms_correction_and_wins():
+    rng = np.random.default_rng(1)
+    ours = rng.uniform(0.3, 0.7, 9)
+    others = {"same": ours.copy(), "far": ours - 0.3 + rng.normal(0, 0.02, 9), "near": ours - rng.normal(0.03, 0.05, 9)}
+    table = paired_comparisons(ours, others)
+    raw = {name: ttest_rel(ours, other).pvalue for name, other in others.items() if name != "same"}
+    assert table["far"]["p"] == pytest.approx(3 * raw["far"], abs=1e-4)
+    assert table["near"]["p"] == pytest.approx(min(1, 2 * raw["near"]), abs=1e-4)
+    assert table["same"] == {"value": 0, "lo": 0, "hi": 0, "p": 1, "wins": 0, "n": 9}
+    assert table["far"]["wins"] == 9 and json.loads(json.dumps(table)) == table
+    assert paired_comparisons(ours[:1], {"far": others["far"][:1]})["far"]["p"] == 1
+
+
+def test_holm_keeps_the_family_wise_error_among_identical_methods():
+    rng = np.random.default_rng(0)
+    false = 0
+    for _ in range(300):
+        truth = rng.uniform(0.1, 0.6, 9)
+        noisy = {str(i): truth + rng.normal(0, 0.05, 9) for i in range(8)}
+        table = paired_comparisons(noisy.pop("0"), noisy)
+        false += min(entry["p"] for entry in table.values()) < 0.05
+    assert false / 300 < 0.08
+
+
+def test_a_detectable_difference_is_detected_four_times_in_five():
+    rng = np.random.default_rng(0)
+    ours, other = rng.normal(0, 0.1, (2, 9))
+    difference = detectable_difference(ours, other)
+    sd = (ours - other).std(ddof=1)
+    found = [ttest_rel(difference + rng.normal(0, sd, 9), np.zeros(9)).pvalue < 0.05 for _ in range(1000)]
+    assert 0.76 < np.mean(found) < 0.84
+    assert detectable_difference(ours[:1], other[:1]) == 1
 
 
 def test_bootstrap_metric_keeps_both_labels_and_pairs():
