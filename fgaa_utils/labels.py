@@ -1,0 +1,62 @@
+"""Steered samples labelled by reading, and how well a judge agrees with the labels.
+
+Clean test texts say little of the text that is scored in earnest; data/labels/README.md has the rubric.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from fgaa_utils.project import DATA
+from fgaa_utils.stats import estimate, resample
+
+STEERED = DATA / "labels" / "steered.csv"
+TOP = 3  # highest label
+CLEAR = 0.5  # of the highest: a text shows the behaviour, or is mostly sound, above this
+
+
+def read_labels(path: Path = STEERED) -> pd.DataFrame:
+    """The labelled texts with columns behaviour, method, scale, text and, per criterion (behaviour,
+    coherence), `<criterion>_label`: the mean of both annotators, 0..1, and `a_<criterion>`, `b_<criterion>`, 0..3.
+
+    Raises: ValueError for a label outside 0..3.
+    """
+    labels = pd.read_csv(path)
+    for criterion in ("behaviour", "coherence"):
+        both = labels[[f"a_{criterion}", f"b_{criterion}"]]
+        if not both.isin(range(TOP + 1)).all(axis=None):
+            raise ValueError(f"{path.name}: labels of {criterion} must be 0 to {TOP}")
+        labels[f"{criterion}_label"] = both.mean(axis=1) / TOP
+    return labels
+
+
+def spearman(labels: NDArray, scores: NDArray) -> float:
+    """Rank correlation; 0 if one side is constant."""
+    if np.ptp(labels) == 0 or np.ptp(scores) == 0:
+        return 0.0
+    return float(spearmanr(labels, scores)[0])
+
+
+def label_auc(labels: NDArray, scores: NDArray) -> float:
+    """Area under the ROC curve for labels above CLEAR; NaN if all lie on one side."""
+    clear = labels > CLEAR
+    return float(roc_auc_score(clear, scores)) if clear.any() and not clear.all() else float("nan")
+
+
+def agreement(labels: NDArray, scores: NDArray, *, draws: int, seed: int) -> dict[str, dict[str, float] | None]:
+    """{"spearman", "auc"}: {value, lo, hi, n} of scores (n,) against labels (n,), bootstrapped over texts.
+
+    auc is None if the labels lie on one side; draws in which they do are left out.
+    """
+    index = resample(np.zeros(len(labels)), draws, np.random.default_rng(seed))
+    table: dict[str, dict[str, float] | None] = {}
+    for name, metric in (("spearman", spearman), ("auc", label_auc)):
+        value = metric(labels, scores)
+        values = np.array([metric(labels[i], scores[i]) for i in index])
+        known = not np.isnan(value)
+        table[name] = estimate(value, values[~np.isnan(values)], len(labels)) if known else None
+    return table

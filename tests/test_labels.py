@@ -1,0 +1,56 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from fgaa_utils.behaviours import read_behaviours
+from fgaa_utils.labels import STEERED, agreement, label_auc, read_labels, spearman
+
+KEYS = [b.key for b in read_behaviours()]
+
+
+def test_shipped_labels_are_enough_and_in_no_training_text():
+    labels = read_labels()
+    assert labels.groupby("behaviour").size().reindex(KEYS).min() >= 30
+    assert labels.groupby("method").size().min() >= 9 and labels.scale.nunique() > 4
+    assert labels.text.is_unique
+    known = {t for b in read_behaviours() for t in (*b.positive, *b.negative, *b.judge_positive, *b.judge_negative)}
+    assert not known & set(labels.text)
+
+
+def test_labels_use_the_whole_range_and_annotators_agree():
+    labels = read_labels()
+    for criterion in ("behaviour", "coherence"):
+        a, b = labels[f"a_{criterion}"], labels[f"b_{criterion}"]
+        assert set(a) == set(b) == {0, 1, 2, 3}
+        assert spearman(a.to_numpy(), b.to_numpy()) > 0.8 and not a.equals(b)
+        np.testing.assert_allclose(labels[f"{criterion}_label"], (a + b) / 6)
+
+
+def test_a_label_out_of_range_is_refused(tmp_path):
+    labels = pd.read_csv(STEERED)
+    labels.loc[3, "b_coherence"] = 4
+    labels.to_csv(tmp_path / "bad.csv", index=False)
+    with pytest.raises(ValueError, match=r"bad\.csv: labels of coherence must be 0 to 3"):
+        read_labels(tmp_path / "bad.csv")
+
+
+def test_agreement_of_the_labels_themselves_their_reverse_and_noise():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 200) / 6
+    same = agreement(labels, labels, draws=50, seed=0)
+    assert same["spearman"]["value"] == pytest.approx(1) and same["auc"]["value"] == 1
+    reverse = agreement(labels, -labels, draws=50, seed=0)
+    assert reverse["spearman"]["value"] == pytest.approx(-1) and reverse["auc"]["value"] == 0
+    noise = agreement(labels, rng.random(200), draws=200, seed=0)
+    assert noise["spearman"]["lo"] < 0 < noise["spearman"]["hi"] and noise["auc"]["lo"] < 0.5 < noise["auc"]["hi"]
+    assert noise["auc"]["n"] == 200
+
+
+def test_one_sided_labels_have_no_auc():
+    table = agreement(np.array([0.0, 0.2, 0.4, 0.5]), np.arange(4.0), draws=20, seed=0)
+    assert table["auc"] is None and table["spearman"]["value"] == 1
+    assert np.isnan(label_auc(np.ones(3), np.arange(3)))
+
+
+def test_constant_scores_agree_with_nothing():
+    assert spearman(np.array([0.0, 1.0]), np.array([0.5, 0.5])) == 0
