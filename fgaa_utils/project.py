@@ -27,6 +27,7 @@ STAGES: dict[str, str | None] = {
     "effects": "effects",
     "vectors": "03_vectors",
     "evaluation": "04_evaluation",
+    "capability": "05_capability",
     "render": None,
 }
 

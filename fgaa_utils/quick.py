@@ -18,6 +18,7 @@ COPIED = (
     "fgaa_utils",
     "notebooks",
     "data/behaviours",
+    "data/labels",
     "data/sources.yaml",
     "requirements.lock",
     "README.md",
