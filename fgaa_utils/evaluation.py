@@ -17,17 +17,12 @@ from fgaa_utils.generate import Rows, SamplingParams, generate_all, row_seeds
 from fgaa_utils.judge import Judge
 from fgaa_utils.model import LanguageModel
 from fgaa_utils.project import unknown
+from fgaa_utils.scales import check_scales
 from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate
 
 SHARED = "shared"  # the behaviour of vectors that have none: their texts are scored for every behaviour
 UNSTEERED = (SHARED, "unsteered", 0)
 PROMPTING = "prompting"  # no steering: the behaviour's positive texts stand before the prompt
-
-
-def check_scales(scales: list[float]) -> None:
-    """Raises: ValueError unless the scales are positive and grow."""
-    if not scales or not np.isfinite(scales).all() or sorted(set(scales)) != list(scales) or scales[0] <= 0:
-        raise ValueError(f"scales are {scales}; they must be positive and grow, without repeats")
 
 
 def cell_grid(
@@ -208,14 +203,6 @@ def check_design(
     for name, count in (("validation_samples", validation_samples), ("test_samples", test_samples)):
         if count < 1:
             raise ValueError(f"{name} is {count}; it must be at least 1")
-
-
-def scale_in_norm(unit: str, resid_std: float) -> float:
-    """The absolute norm of scale 1 under `resid_std` or `absolute`."""
-    units = {"resid_std": resid_std, "absolute": 1.0}
-    if unit not in units:
-        raise unknown("scale_unit", unit, list(units))
-    return units[unit]
 
 
 def scale_curves(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:

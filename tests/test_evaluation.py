@@ -41,14 +41,6 @@ def score_of(cell):
     return float(np.mean([b for b, _, _ in cell]) * np.mean([c for _, c, _ in cell]))
 
 
-@pytest.mark.parametrize("scales", [[0.2, 0.1], [0.1, 0.1, 0.2], [-0.1, 0.1], [0.0, 0.1], [0.1, float("nan")], []])
-def test_bad_scales_are_named(scales):
-    for check in (lambda: ev.check_scales(scales), lambda: ev.cell_grid(OWN, scales, unit=1.0)):
-        with pytest.raises(ValueError) as error:
-            check()
-        assert f"scales are {scales}" in str(error.value)
-
-
 def test_cell_grid_has_every_vector_at_every_scale_and_unsteered_once():
     cells = ev.cell_grid(OWN + SHARED, SCALES, unit=150.0)
     found = {(r.behaviour, r.method, r.variant, r.scale): r.coeff for r in cells.itertuples()}
@@ -289,10 +281,3 @@ def test_a_bad_design_is_refused_before_anything_is_generated(change, message):
     ev.check_design(**DESIGN)
     with pytest.raises(ValueError, match=message):
         ev.check_design(**DESIGN | change)
-
-
-def test_scale_units():
-    assert ev.scale_in_norm("resid_std", 1500.0) == 1500.0
-    assert ev.scale_in_norm("absolute", 1500.0) == 1.0
-    with pytest.raises(ValueError, match="unknown scale_unit 'resid_sd'; did you mean 'resid_std'"):
-        ev.scale_in_norm("resid_sd", 1500.0)
