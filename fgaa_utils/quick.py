@@ -20,6 +20,7 @@ COPIED = (
     "data/behaviours",
     "data/labels",
     "data/sources.yaml",
+    "data/paper.yaml",
     "requirements.lock",
     "README.md",
     ".dvcignore",

@@ -30,14 +30,14 @@ def resample(groups: NDArray, draws: int, rng: np.random.Generator) -> NDArray:
 
 
 def bcs(behaviour: NDArray, coherence: NDArray) -> float:
-    """Mean behaviour times mean coherence of samples (n,)."""
-    return float(behaviour.mean() * coherence.mean())
+    """Mean behaviour times mean coherence of samples (n,); NaN scores, which a judge may leave, are skipped."""
+    return float(np.nanmean(behaviour) * np.nanmean(coherence))
 
 
 def bcs_draws(behaviour: NDArray, coherence: NDArray, groups: NDArray, *, draws: int, seed: int) -> NDArray:
     """Bootstrap distribution (draws,) of the BCS of samples (n,) from prompts `groups` (n,)."""
     index = resample(groups, draws, np.random.default_rng(seed))
-    return behaviour[index].mean(axis=1) * coherence[index].mean(axis=1)
+    return np.nanmean(behaviour[index], axis=1) * np.nanmean(coherence[index], axis=1)
 
 
 def interval(draws: NDArray, level: float = 0.95, *, units: int | None = None) -> tuple[float, float]:

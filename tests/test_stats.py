@@ -95,6 +95,13 @@ def test_bcs_is_the_product_of_means():
     assert bcs(behaviour, coherence) == 0.25  # the mean of products is 0
 
 
+def test_missing_scores_are_skipped():
+    behaviour, coherence = np.array([0.2, np.nan, 0.4]), np.array([0.5, 0.7, np.nan])
+    assert bcs(behaviour, coherence) == pytest.approx(0.3 * 0.6)
+    draws = bcs_draws(behaviour, coherence, np.zeros(3), draws=100, seed=0)
+    assert np.isfinite(draws).mean() > 0.9
+
+
 def test_bcs_draws_take_behaviour_and_coherence_of_the_same_samples():
     behaviour = np.array([0.1, 0.4, 0.9, 0.3])
     groups = np.array([0, 0, 1, 1])
