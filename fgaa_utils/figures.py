@@ -2,13 +2,27 @@
 
 import html
 import re
+from pathlib import Path
 
 import seaborn as sns
 
 
+def save_figure(grid: sns.axisgrid.Grid, folder: Path, name: str) -> None:
+    """Write the figure as folder/name.png and folder/name.pdf, without dates, so that equal figures are equal files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    grid.figure.savefig(folder / f"{name}.png", dpi=200, bbox_inches="tight", metadata={"Software": None})
+    grid.figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+
+
 def set_style() -> None:
     """seaborn's style for the whole project: legible at column width, colour-blind safe."""
-    rc = {"axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 140, "figure.dpi": 110}
+    rc = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "savefig.dpi": 140,
+        "figure.dpi": 110,
+        "pdf.fonttype": 42,
+    }
     sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=rc)
 
 

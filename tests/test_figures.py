@@ -3,9 +3,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import seaborn as sns
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
-from fgaa_utils.figures import escape_markdown
+from fgaa_utils.figures import escape_markdown, save_figure
 
 HARD = [
     "plain words, nothing else.",
@@ -85,3 +86,12 @@ def test_the_source_is_one_line_and_words_stay_readable():
     assert escape_markdown("a\n\nb\u2028c") == "a b c"
     assert escape_markdown("\n a\t") == " a "  # outer spaces are kept
     assert re.sub(r"&[#\w]+;", "", escape_markdown("it's 5 < 6, she said: *yes*")) == "it's 5  6, she said: yes"
+
+
+def test_equal_figures_are_equal_files(tmp_path):
+    files = []
+    for run in ("one", "two"):
+        grid = sns.relplot(x=[1, 2], y=[3, 4])
+        save_figure(grid, tmp_path / run / "figures", "line")
+        files.append({path.name: path.read_bytes() for path in (tmp_path / run / "figures").iterdir()})
+    assert set(files[0]) == {"line.png", "line.pdf"} and files[0] == files[1]
