@@ -308,7 +308,15 @@ def test_many_texts_do_not_make_as_many_tasks(server, make, monkeypatch):
     assert len(tasks) == 500 and max(tasks) == 4  # three workers, and the one that waits for them
 
 
-def test_an_interrupt_stops_the_work_and_a_next_call_goes_on(server, make):
+@pytest.fixture
+def keyboard():
+    """Interrupts raise, even if the tests were started in the background, where they are ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_stops_the_work_and_a_next_call_goes_on(server, make, keyboard):
     server.delay = 0.05
     judge = make(concurrency=2)
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
