@@ -7,6 +7,7 @@ unsteered mean is that of the rollout's own opener: over balanced openers the ex
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -190,12 +191,15 @@ class EffectData:
         rows = opener_rows(self.openers, zero, torch.zeros(1), repeats=self.unsteered_rollouts, seeds=(self.seed, 1))
         return self._activations("unsteered", rows)
 
+    @cached_property
+    def _baseline(self) -> Tensor:
+        """Mean activations of each opener's unsteered rollouts, (openers, d_sae), float32."""
+        unsteered, count = self.unsteered().float(), len(self.openers)
+        return torch.stack([unsteered[k::count].mean(dim=0) for k in range(count)])
+
     def _effects(self, activations: Tensor) -> Tensor:
         """Activations (rows, d_sae) of rows made by opener_rows, less the unsteered mean of each row's opener."""
-        count = len(self.openers)
-        unsteered = self.unsteered().float()
-        base = torch.stack([unsteered[k::count].mean(dim=0) for k in range(count)])
-        return activations.float() - base[torch.arange(len(activations)) % count]
+        return activations.float() - self._baseline[torch.arange(len(activations)) % len(self.openers)]
 
     def chunk(self, number: int) -> tuple[EffectVectors, Tensor]:
         """(vectors, mean activations (chunk_size, d_sae) float16) of one training chunk, one rollout a vector."""
