@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from fgaa_utils.behaviours import Behaviour
+from fgaa_utils.criteria import COHERENCE
 from fgaa_utils.generate import Rows, SamplingParams, generate_all, row_seeds
 from fgaa_utils.judge import Judge
 from fgaa_utils.model import LanguageModel
 from fgaa_utils.project import unknown
 from fgaa_utils.scales import check_scales
+from fgaa_utils.server_judge import ServerJudge
 from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate
 
 SHARED = "shared"  # the behaviour of vectors that have none: their texts are scored for every behaviour
@@ -105,15 +107,38 @@ def generate_samples(
 
 
 def score_samples(samples: pd.DataFrame, judge: Judge, behaviours: list[str]) -> pd.DataFrame:
-    """The samples with a column `coherence` and one `B_<behaviour>` for every behaviour, all 0..1."""
-    texts = samples.text.tolist()
-    scores = {f"B_{name}": judge.behaviour(texts, name) for name in behaviours}
-    return samples.assign(coherence=judge.coherence(texts), **scores)
+    """The samples with a column `coherence` and one `B_<behaviour>` for every behaviour, all 0..1.
+
+    A sample is scored for the behaviour that it is to show, shared ones for all; the rest of B is NaN.
+    """
+    scored = samples.assign(coherence=judge.coherence(samples.text.tolist()))
+    for name in behaviours:
+        texts = for_target(samples, name).text
+        scored[f"B_{name}"] = pd.Series(judge.behaviour(texts.tolist(), name), index=texts.index)
+    return scored
+
+
+def announce(judge: Judge, samples: pd.DataFrame, behaviours: list[str]) -> None:
+    """Print what a judge that has to be asked will be asked for, before it starts."""
+    if isinstance(judge, ServerJudge):
+        texts = {name: for_target(samples, name).text.tolist() for name in behaviours}
+        print("to be asked:", judge.estimate(texts | {COHERENCE: samples.text.tolist()}))
+
+
+def missing_scores(samples: pd.DataFrame, behaviours: list[str]) -> int:
+    """How many scores of score_samples a judge left out."""
+    own = [for_target(samples, name)[f"B_{name}"] for name in behaviours]
+    return int(sum(column.isna().sum() for column in (samples.coherence, *own)))
+
+
+def for_target(samples: pd.DataFrame, behaviour: str) -> pd.DataFrame:
+    """The samples of a behaviour's own vectors and of the shared ones."""
+    return samples[samples.behaviour.isin([behaviour, SHARED])]
 
 
 def for_behaviour(samples: pd.DataFrame, behaviour: str) -> pd.DataFrame:
     """The samples of a behaviour's own vectors and of the shared ones, with its score as column `B`."""
-    own = samples[samples.behaviour.isin([behaviour, SHARED])]
+    own = for_target(samples, behaviour)
     return own.assign(B=own[f"B_{behaviour}"], target=behaviour)
 
 
@@ -169,13 +194,16 @@ def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed:
     return table, distributions
 
 
-def off_target(samples: pd.DataFrame, choices: pd.DataFrame, method: str, behaviours: list[str]) -> pd.DataFrame:
+def off_target(
+    samples: pd.DataFrame, choices: pd.DataFrame, method: str, judge: Judge, behaviours: list[str]
+) -> pd.DataFrame:
     """How much more of each behaviour (columns) the chosen cell of each target (rows) shows than unsteered text."""
-    columns = [f"B_{name}" for name in behaviours]
-    base = samples[samples.method == "unsteered"][columns].mean()
-    rows = choices[choices.method == method].set_index("target").loc[behaviours]
-    means = [chosen_samples(samples, row)[columns].mean() - base for row in rows.reset_index().itertuples()]
-    return pd.DataFrame(np.stack(means), index=behaviours, columns=behaviours)
+    plain = samples[samples.method == "unsteered"].text.tolist()
+    base = [np.nanmean(judge.behaviour(plain, name)) for name in behaviours]
+    rows = choices[choices.method == method].set_index("target").loc[behaviours].reset_index()
+    texts = [chosen_samples(samples, row).text.tolist() for row in rows.itertuples()]
+    means = [[np.nanmean(judge.behaviour(cell, name)) for name in behaviours] for cell in texts]
+    return pd.DataFrame(np.array(means) - base, index=behaviours, columns=behaviours)
 
 
 def check_design(

@@ -8,6 +8,7 @@ import torch
 from fgaa_utils import evaluation as ev
 from fgaa_utils.behaviours import read_behaviours
 from fgaa_utils.generate import SamplingParams, generate_batch
+from fgaa_utils.server_judge import ServerJudge
 from fgaa_utils.stats import interval
 
 KEYS = ["anger", "love"]
@@ -78,20 +79,44 @@ def test_nothing_to_sample_is_refused(prompts, samples):
         ev.expand_samples(ev.cell_grid(OWN, SCALES, unit=1.0), prompts, samples, seeds=(0,))
 
 
-def test_score_samples_asks_the_judge_for_every_behaviour():
-    class Counter:
-        def behaviour(self, texts, name):
-            return np.array([text.count(name) for text in texts])
+class Counter:
+    """A judge by arithmetic: B is how often the behaviour's name stands in the text, C its length."""
 
-        def coherence(self, texts):
-            return np.array([len(text) for text in texts])
+    def behaviour(self, texts, name):
+        return np.array([float(text.count(name)) for text in texts])
 
-    samples = pd.DataFrame({"text": ["love", "anger and anger", ""], "seed": [1, 2, 3]})
+    def coherence(self, texts):
+        return np.array([float(len(text)) for text in texts])
+
+
+def test_a_sample_is_scored_for_its_own_behaviour_and_a_shared_one_for_all():
+    texts = ["love", "anger and anger, love", "love and anger", ""]
+    samples = pd.DataFrame({"text": texts, "behaviour": ["love", "anger", "shared", "shared"]}, index=[4, 2, 7, 1])
     judged = ev.score_samples(samples, Counter(), KEYS)
-    assert judged.B_anger.tolist() == [0, 2, 0]
-    assert judged.B_love.tolist() == [1, 0, 0]
-    assert judged.coherence.tolist() == [4, 15, 0]
-    assert judged[["text", "seed"]].equals(samples)
+    np.testing.assert_array_equal(judged.B_anger, [np.nan, 2, 1, 0])
+    np.testing.assert_array_equal(judged.B_love, [1, np.nan, 1, 0])
+    assert judged.coherence.tolist() == [4, 21, 14, 0]
+    assert judged[["text", "behaviour"]].equals(samples)
+    assert ev.missing_scores(judged, KEYS) == 0
+    judged.loc[[4, 7], "B_love"] = np.nan
+    assert ev.missing_scores(judged.assign(coherence=[1, np.nan, 1, 1]), KEYS) == 3
+
+
+def test_only_a_judge_that_is_asked_is_announced(capsys, tmp_path, monkeypatch):
+    samples = pd.DataFrame({"text": ["aa", "bb", "aa"], "behaviour": ["love", "anger", "shared"]})
+    ev.announce(Counter(), samples, KEYS)
+    assert capsys.readouterr().out == ""
+    for name, value in (
+        ("OPENAI_BASE_URL", "http://127.0.0.1:9/v1"),
+        ("OPENAI_API_KEY", "k"),
+        ("FGAA_JUDGE_MODEL", "m"),
+    ):
+        monkeypatch.setenv(name, value)
+    judge = ServerJudge.from_environment(
+        read_behaviours(KEYS), tmp_path / "answers.jsonl", concurrency=1, timeout=1, attempts=1
+    )
+    ev.announce(judge, samples, KEYS)
+    assert "'requests': 5" in capsys.readouterr().out  # anger of bb and aa, love of aa once, coherence of aa and bb
 
 
 def test_cell_scores_are_products_of_means_and_shared_vectors_count_for_every_behaviour():
@@ -213,12 +238,13 @@ def test_the_papers_protocol_is_the_maximum_over_scales_on_one_prompt(seed):
 def test_off_target_is_the_chosen_cell_less_unsteered_text():
     validation, test = scored(7), scored(8)
     choices = ev.choose_cells(ev.cell_scores(validation, KEYS))
-    matrix = ev.off_target(test, choices, "fgaa", KEYS)
+    test = test.assign(text=[" ".join(KEYS[i % 3 : i % 3 + i % 5]) for i in range(len(test))])
+    matrix = ev.off_target(test, choices, "fgaa", Counter(), KEYS)
     for c in choices[choices.method == "fgaa"].itertuples():
         for other in KEYS:
             own = [r for r in test.to_dict("records") if r["behaviour"] == c.target and r["method"] == "fgaa"]
-            cell = [r[f"B_{other}"] for r in own if (r["variant"], r["scale"]) == (c.variant, c.scale)]
-            base = [r[f"B_{other}"] for r in test.to_dict("records") if r["method"] == "unsteered"]
+            cell = [r["text"].count(other) for r in own if (r["variant"], r["scale"]) == (c.variant, c.scale)]
+            base = [r["text"].count(other) for r in test.to_dict("records") if r["method"] == "unsteered"]
             assert matrix.loc[c.target, other] == pytest.approx(np.mean(cell) - np.mean(base))
 
 
