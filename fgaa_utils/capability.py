@@ -135,51 +135,33 @@ def steered_text_ce(lm: LanguageModel, ids: Tensor, deltas: Tensor, layer: int, 
     return torch.stack(columns, dim=1)
 
 
-def _by_cell(
-    measure: Callable[[Tensor], Tensor], deltas: Tensor, folder: Path, identity: dict, cells: int, progress: str | None
+def measure_cells(
+    measure: Callable[..., Tensor],
+    lm: LanguageModel,
+    asked: list[Question] | Tensor,
+    deltas: Tensor,
+    layer: int,
+    folder: Path,
+    *,
+    cells: int = 32,
+    progress: str | None = None,
 ) -> Tensor:
-    """measure(deltas) for `cells` of them at a time, each a shard on disk, made or read back if it is there."""
+    """measure(lm, asked, deltas, layer) for `cells` deltas at a time, each a shard under `folder`; see ShardStore.
+
+    `measure` is option_logprobs, of questions, or steered_text_ce, of token rows. Raises: ValueError for no deltas.
+    """
     if not len(deltas):
         raise ValueError("no deltas to measure; give at least one, all zero for unsteered")
     parts = deltas.split(cells)
-    identity = identity | {"deltas": digest(deltas), "cells": cells, "torch": torch.__version__}
+    texts = asked if isinstance(asked, Tensor) else [[question.prefix, *question.options] for question in asked]
+    identity = {"measure": measure.__name__, "model": lm.identity, "layer": layer, "asked": digest(texts)}
+    identity |= {"deltas": digest(deltas), "cells": cells, "torch": torch.__version__}
     store = ShardStore(folder, identity, len(parts))
     missing = store.missing()
     bar = tqdm(total=len(deltas), desc=progress, unit="cell", disable=progress is None, mininterval=15)
     bar.update(len(deltas) - sum(len(parts[index]) for index in missing))
     for index in missing:
-        store.write(index, {"values": measure(parts[index])})
+        store.write(index, {"values": measure(lm, asked, parts[index], layer)})
         bar.update(len(parts[index]))
     bar.close()
     return torch.cat([shard["values"] for shard in store])
-
-
-def measure_options(
-    lm: LanguageModel,
-    questions: list[Question],
-    deltas: Tensor,
-    layer: int,
-    folder: Path,
-    *,
-    cells: int = 32,
-    progress: str | None = None,
-) -> Tensor:
-    """option_logprobs of all cells, a delta each, in shards of `cells` under `folder`; resumable, see ShardStore."""
-    texts = [[question.prefix, *question.options] for question in questions]
-    identity = {"model": lm.identity, "layer": layer, "questions": digest(texts)}
-    return _by_cell(lambda part: option_logprobs(lm, questions, part, layer), deltas, folder, identity, cells, progress)
-
-
-def measure_text_ce(
-    lm: LanguageModel,
-    ids: Tensor,
-    deltas: Tensor,
-    layer: int,
-    folder: Path,
-    *,
-    cells: int = 32,
-    progress: str | None = None,
-) -> Tensor:
-    """steered_text_ce of all cells, a delta each, in shards of `cells` under `folder`; resumable, see ShardStore."""
-    identity = {"model": lm.identity, "layer": layer, "ids": digest(ids)}
-    return _by_cell(lambda part: steered_text_ce(lm, ids, part, layer), deltas, folder, identity, cells, progress)

@@ -1,8 +1,10 @@
+from functools import wraps
+
 import pytest
 import torch
 
 from fgaa_utils import capability
-from fgaa_utils.capability import accuracy, measure_options, measure_text_ce, option_logprobs, steered_text_ce
+from fgaa_utils.capability import accuracy, measure_cells, option_logprobs, steered_text_ce
 from fgaa_utils.questions import Question
 from fgaa_utils.steer import steered_ce
 
@@ -131,28 +133,32 @@ def test_text_ce_equals_row_by_row_steering(tiny):
     assert_close(steered_text_ce(tiny, IDS, torch.zeros(1, tiny.d_model), 2)[0], steered_ce(tiny, IDS, 2, None))
 
 
-@pytest.mark.parametrize(("measure", "asked"), [(measure_options, QUESTIONS), (measure_text_ce, IDS)])
-def test_a_broken_run_goes_on_and_finished_cells_are_not_measured_again(tiny, tmp_path, monkeypatch, measure, asked):
+@pytest.mark.parametrize(("measure", "asked"), [(option_logprobs, QUESTIONS), (steered_text_ce, IDS)])
+def test_a_broken_run_goes_on_and_finished_cells_are_not_measured_again(tiny, tmp_path, measure, asked):
     deltas = make_deltas(tiny, 5)
-    whole = measure(tiny, asked, deltas, 2, tmp_path, cells=2)
-    plain = option_logprobs if measure is measure_options else steered_text_ce
-    assert_close(whole, plain(tiny, asked, deltas, 2))
+    whole = measure_cells(measure, tiny, asked, deltas, 2, tmp_path, cells=2)
+    assert_close(whole, measure(tiny, asked, deltas, 2))
     (folder,) = tmp_path.iterdir()
     assert len(list(folder.glob("*.safetensors"))) == 3
     (folder / "shard_00001.safetensors").unlink()
     measured = []
-    monkeypatch.setattr(capability, plain.__name__, lambda *a: measured.append(a[2]) or plain(*a))
-    assert torch.equal(measure(tiny, asked, deltas, 2, tmp_path, cells=2), whole)
+
+    @wraps(measure)
+    def noted(*args):
+        measured.append(args[2])
+        return measure(*args)
+
+    assert torch.equal(measure_cells(noted, tiny, asked, deltas, 2, tmp_path, cells=2), whole)
     assert len(measured) == 1 and torch.equal(measured[0], deltas[2:4])
 
 
-def test_other_questions_deltas_or_layers_are_other_stores(tiny, tmp_path):
+def test_other_questions_deltas_layers_or_measures_are_other_stores(tiny, tmp_path):
     deltas = make_deltas(tiny, 2)
-    measure_options(tiny, QUESTIONS[:2], deltas, 2, tmp_path)
-    measure_options(tiny, QUESTIONS[1:2], deltas, 2, tmp_path)
-    measure_options(tiny, QUESTIONS[:2], deltas, 1, tmp_path)
-    measure_options(tiny, QUESTIONS[:2], 2 * deltas, 2, tmp_path)
-    measure_text_ce(tiny, IDS, deltas, 2, tmp_path)
+    measure_cells(option_logprobs, tiny, QUESTIONS[:2], deltas, 2, tmp_path)
+    measure_cells(option_logprobs, tiny, QUESTIONS[1:2], deltas, 2, tmp_path)
+    measure_cells(option_logprobs, tiny, QUESTIONS[:2], deltas, 1, tmp_path)
+    measure_cells(option_logprobs, tiny, QUESTIONS[:2], 2 * deltas, 2, tmp_path)
+    measure_cells(steered_text_ce, tiny, IDS, deltas, 2, tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
 
 
@@ -167,4 +173,4 @@ def test_bad_input(tiny, tmp_path):
     with pytest.raises(ValueError, match="10 options, the questions have 11"):
         accuracy(QUESTIONS, torch.zeros(10))
     with pytest.raises(ValueError, match="no deltas"):
-        measure_text_ce(tiny, IDS, deltas[:0], 1, tmp_path)
+        measure_cells(steered_text_ce, tiny, IDS, deltas[:0], 1, tmp_path)
