@@ -3,24 +3,29 @@
 The paper asks gpt-4o-mini. LocalJudge needs no network: classifiers on frozen models, with their error measured.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
 
 from fgaa_utils.behaviours import Behaviour
 from fgaa_utils.coherence import coherence_features, damaged_windows, fit_coherence, windows
 from fgaa_utils.project import RAW, unknown
 from fgaa_utils.readers import Embedder, LanguageId, Reference
+from fgaa_utils.shards import digest
 
 FOLDS = 5
 MIN_TEXTS = 20  # judge texts on each side of a behaviour
+PART = 2048  # texts that are read between two savings of the scores
 PENALTY = 10.0  # inverse L2 penalty; held-out AUC and Brier score hardly change between 5 and 20
 
 
@@ -159,6 +164,7 @@ class LocalJudge:
         self.embedder, self.reference, self.language_id = embedder, reference, language_id
         self._models: dict[str, tuple[NDArray, float] | str] = {}  # (weights, bias), or a language
         self._scores: dict[str, NDArray] = {}  # text: one score for each of _models, and coherence
+        self._file: Path | None = None  # where the scores are kept
 
     @classmethod
     def fit(
@@ -185,6 +191,26 @@ class LocalJudge:
         held_out = judge._fit_behaviours(behaviours, seed)
         judge.validation = Validation(held_out, coherence)
         return judge
+
+    def keep(self, folder: Path) -> "LocalJudge":
+        """This judge, its scores kept in `folder` too and those taken up that an equal judge left there, so that a
+        run that was killed, or is run again, reads no text twice. Judges are equal if they score held-out text
+        equally."""
+        held_out = [self.validation.coherence.scores, *(b.scores for b in self.validation.behaviours.values())]
+        name = digest([list(self._models), digest(torch.from_numpy(np.concatenate(held_out)))])
+        self._file = folder / f"scores_{name}.parquet"
+        if self._file.exists():
+            frame = pd.read_parquet(self._file)
+            self._scores |= zip(frame.pop("text"), frame.to_numpy())
+        return self
+
+    def _save(self) -> None:
+        if self._file:
+            columns = [*self._models, "coherence"]
+            frame = pd.DataFrame(np.array(list(self._scores.values())), columns=columns)
+            partial = self._file.with_suffix(".partial")
+            frame.assign(text=list(self._scores)).to_parquet(partial, index=False)
+            os.replace(partial, self._file)
 
     def _fit_coherence(self, documents: pd.DataFrame, count: int, seed: int) -> HeldOutCoherence:
         rng = np.random.default_rng([seed, 1])
@@ -242,13 +268,16 @@ class LocalJudge:
 
     def _score(self, texts: list[str]) -> NDArray:
         """(texts, behaviours + 1): the scores of each text, computed if they are not known."""
-        if new := [text for text in dict.fromkeys(texts) if text not in self._scores]:
-            coherence, resid = self._read(new)
-            features = self._behaviour_features(new, resid)
-            columns = [self._apply(model, new, features) for model in self._models.values()]
+        unknown_texts = [text for text in dict.fromkeys(texts) if text not in self._scores]
+        parts = [unknown_texts[i : i + PART] for i in range(0, len(unknown_texts), PART)]
+        for part in tqdm(parts, desc="judging", unit=f"{PART} texts", disable=len(parts) < 2):
+            coherence, resid = self._read(part)
+            features = self._behaviour_features(part, resid)
+            columns = [self._apply(model, part, features) for model in self._models.values()]
             sound = self._coherence.predict_proba(coherence)[:, 1]
-            columns.append(np.where([any(c.isalnum() for c in text) for text in new], sound, 0.0))
-            self._scores |= zip(new, np.stack(columns, axis=1))
+            columns.append(np.where([any(c.isalnum() for c in text) for text in part], sound, 0.0))
+            self._scores |= zip(part, np.stack(columns, axis=1))
+            self._save()
         return np.array([self._scores[text] for text in texts]).reshape(len(texts), len(self._models) + 1)
 
     def behaviour(self, texts: list[str], behaviour: str) -> NDArray:

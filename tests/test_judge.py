@@ -167,6 +167,23 @@ def test_each_distinct_text_is_read_once(stand_in):
     assert scores[0] == scores[2] != scores[1]
 
 
+def test_kept_scores_are_taken_up_by_an_equal_judge_alone(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PART", 2)
+    love, anger = behaviour("love", "love"), behaviour("anger", "hate")
+    texts = ["a love", "b", "hate hate", "c"]
+    before = stand_in(love, anger).keep(tmp_path).behaviour(texts, "love")
+    Embedder.calls.clear()
+    again = stand_in(love, anger).keep(tmp_path)
+    Embedder.calls.clear()
+    assert again.behaviour([*texts, "new"], "love")[:4].tolist() == before.tolist()
+    assert Embedder.calls == [["new"]]
+    other = stand_in(anger, love).keep(tmp_path)
+    Embedder.calls.clear()
+    other.coherence(texts)
+    assert Embedder.calls == [texts[:2], texts[2:]]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_no_texts_give_no_scores(stand_in):
     judge = stand_in(behaviour("love", "love"))
     assert judge.behaviour([], "love").shape == judge.coherence([]).shape == (0,)
