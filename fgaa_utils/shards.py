@@ -42,6 +42,19 @@ def _checksum(tensors: dict[str, Tensor], texts: dict[str, str]) -> str:
     return f"{crc:08x}"
 
 
+def _sort_header(path: Path) -> None:
+    """Put the header's keys in order; safetensors writes metadata in a random one, and equal tensors are to make
+    equal files."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(ordered) == length:
+            file.seek(8)
+            file.write(ordered)
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], **metadata: object) -> None:
     """Write a safetensors file with a checksum, atomically: the file is there whole or not at all.
 
@@ -52,6 +65,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **metadata: object) -> 
     partial = path.with_suffix(".partial")
     try:
         save_file(tensors, partial, metadata=texts | {"crc32": _checksum(tensors, texts)})
+        _sort_header(partial)
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         if path.parent.is_dir():

@@ -233,3 +233,12 @@ def test_digest_refuses_what_json_cannot_hold():
     for value in ({"ids": torch.arange(5000)}, [torch.tensor(1.0)], {"a": {1, 2}}, object()):
         with pytest.raises(TypeError):
             digest(value)
+
+
+def test_equal_tensors_and_metadata_make_equal_files(tmp_path):
+    metadata = {name: f"value of {name} é" for name in "abcdefgh"}
+    for i in range(4):
+        save_tensors(tmp_path / f"{i}.safetensors", {"x": torch.arange(3.0), "y": torch.zeros(2, 2)}, **metadata)
+    assert len({(tmp_path / f"{i}.safetensors").read_bytes() for i in range(4)}) == 1
+    tensors, found = load_tensors(tmp_path / "0.safetensors")
+    assert found == metadata and tensors["x"].tolist() == [0, 1, 2]
