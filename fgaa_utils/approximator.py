@@ -6,11 +6,16 @@ x is a unit steering vector (d_model,), y its effect on mean latent activations 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from fgaa_utils.hub import hub_or_local
+from fgaa_utils.project import unknown
 from fgaa_utils.shards import load_tensors, save_tensors
 
 FITS = ["reduced_rank", "ridge", "adam"]
@@ -45,6 +50,31 @@ class EffectMap:
                     f"{path.name} was made with {key}={metadata.get(key)!r}, this run has {str(value)!r}; make it again"
                 )
         return cls(tensors["M"].float(), tensors["b"].float(), metadata)
+
+
+def load_effect_map(fit: str, folder: Path, *, d_model: int, d_sae: int, identity: dict) -> EffectMap:
+    """The effect map that `fit` names: one of FITS, made by the effects stage in `folder` and carrying `identity`;
+    or a state dict with W (d_model, d_sae) and b (d_sae,) as SAE-TS publishes it, by path or `repository:file`.
+
+    Raises: OSError if it cannot be had; ValueError if it belongs to another model, SAE or layer, holds anything but
+    tensors, or has other shapes.
+    """
+    if fit in FITS:
+        return EffectMap.load(folder / f"{fit}.safetensors", **identity)
+    if ":" not in fit and not Path(fit).is_file():
+        raise unknown("fit", fit, [*FITS, "repository:file", "the path of a state dict"])
+    path = hub_or_local(fit, repo_type="dataset", key="vectors.fit")
+    try:
+        weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{fit} is no state dict of tensors ({str(error).splitlines()[0]})") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{fit} is no state dict of tensors")
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wanted = {"W": (d_model, d_sae), "b": (d_sae,)}
+    if found != wanted:
+        raise ValueError(f"the effect map {fit} has {found}, model and SAE want {wanted}")
+    return EffectMap(weights["W"].float(), weights["b"].float(), {"source": fit})
 
 
 @dataclass
@@ -214,6 +244,22 @@ def score(predicted: Tensor, y: Tensor, mean_effect: Tensor) -> dict[str, float]
     centred = torch.nn.functional.cosine_similarity(predicted - mean_effect, y - mean_effect, dim=1)
     raw = torch.nn.functional.cosine_similarity(predicted, y, dim=1)
     return {"r2": 1 - float(error / deviation), "cosine": float(centred.mean()), "cosine_raw": float(raw.mean())}
+
+
+def retrieval(M: Tensor, x: Tensor, effects: Tensor) -> dict[str, float]:
+    """How well a map (d_model, d_sae) used backwards, as Eq. 5 uses it, finds unit vectors x (n, d_model) from their
+    effects (n, d_sae), less the mean effect.
+
+    retrieval_cosine: mean cosine of M y with the vector that had the effect y. retrieval_top1: share of effects whose
+    M y is closer to their own vector than to any other of x.
+    """
+    found = torch.nn.functional.normalize(effects @ M.T, dim=1)
+    cosines = found @ x.T  # (n, n)
+    own = cosines.diagonal()
+    return {
+        "retrieval_cosine": float(own.mean()),
+        "retrieval_top1": float((cosines.argmax(dim=1) == torch.arange(len(x))).float().mean()),
+    }
 
 
 def noise_ceiling(rollouts: Tensor, mean_effect: Tensor) -> dict[str, float]:

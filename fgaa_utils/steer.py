@@ -22,7 +22,7 @@ def check_delta(lm: LanguageModel, delta: Tensor, batch: int) -> Tensor:
     if not delta.isfinite().all():
         row = int((~delta.isfinite()).any(dim=1).nonzero()[0])
         raise ValueError(f"the steering vector of row {row} has NaN or infinite entries")
-    return delta.to(lm.dtype)[:, None, :]
+    return delta.to(lm.device, lm.dtype)[:, None, :]
 
 
 @torch.no_grad()
@@ -32,6 +32,7 @@ def edited_logits(lm: LanguageModel, ids: Tensor, layer: int, edit: Callable[[Te
     `ids` has no pads.
     """
     block = lm.block(layer)
+    ids = ids.to(lm.device)
     with lm.nn.trace() as tracer:
         with tracer.invoke({"input_ids": ids, "attention_mask": torch.ones_like(ids)}):
             block.output = edit(block.output)
@@ -43,9 +44,9 @@ def next_token_ce(logits: Tensor, ids: Tensor) -> Tensor:
     """Cross-entropy of every next token in nats, (batch, pos - 1), float32."""
     losses = [
         torch.nn.functional.cross_entropy(row[:-1].float(), target[1:], reduction="none")
-        for row, target in zip(logits, ids, strict=True)
+        for row, target in zip(logits, ids.to(logits.device), strict=True)
     ]  # row by row: the vocabulary is large
-    return torch.stack(losses)
+    return torch.stack(losses).cpu()
 
 
 def steered_ce(lm: LanguageModel, ids: Tensor, layer: int, delta: Tensor | None) -> Tensor:

@@ -54,7 +54,8 @@ def sae_row(W_dec: Tensor, latent: int) -> Tensor:
 
 def fgaa(effect_map: EffectMap, v_target: Tensor, *, bias_weight: float) -> Tensor:
     """M v / |M v| - bias_weight * M b / |M b| (Eq. 5; the paper's weight is 1), (d_model,)."""
-    return unit(unit(effect_map.M @ v_target) + bias_weight * bias_direction(effect_map))
+    towards = unit(effect_map.M @ v_target)
+    return unit(towards + bias_weight * bias_direction(effect_map)) if bias_weight else towards
 
 
 def sae_ts(effect_map: EffectMap, latent: int, *, bias_weight: float) -> Tensor:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from fgaa_utils.approximator import (
     fit_reduced_rank,
     fit_ridge,
     latent_correlations,
+    load_effect_map,
     noise_ceiling,
+    retrieval,
     ridge_path,
     score,
 )
@@ -171,3 +175,33 @@ def test_a_map_of_another_sae_or_layer_is_refused(tmp_path):
         EffectMap.load(path, model="m", sae="s2", layer=9)
     with pytest.raises(ValueError, match=r"layer='9', this run has '8'"):
         EffectMap.load(path, model="m", sae="s1", layer=8)
+
+
+def test_a_published_map_is_a_state_dict_of_tensors_and_nothing_else(tmp_path):
+    W, b = torch.randn(4, 6), torch.randn(6)
+    torch.save({"W": W, "b": b}, tmp_path / "map.pt")
+    shape = {"d_model": 4, "d_sae": 6, "identity": {}}
+    found = load_effect_map(str(tmp_path / "map.pt"), tmp_path, **shape)
+    assert torch.equal(found.M, W) and torch.equal(found.b, b)
+    with pytest.raises(ValueError, match=r"has \{'W': \(4, 6\), 'b': \(6,\)\}, model and SAE want \{'W': \(4, 8\)"):
+        load_effect_map(str(tmp_path / "map.pt"), tmp_path, **(shape | {"d_sae": 8}))
+    torch.save({"W": W, "b": Path("a pickled object")}, tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match="is no state dict of tensors"):
+        load_effect_map(str(tmp_path / "bad.pt"), tmp_path, **shape)
+    with pytest.raises(ValueError, match="unknown fit 'rige'; did you mean 'ridge'"):
+        load_effect_map("rige", tmp_path, **shape)
+
+
+def test_retrieval_by_loops_and_of_a_perfect_map():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(9, D, generator=generator), dim=1)
+    M = torch.linalg.qr(torch.randn(N, D, generator=generator))[0].T  # orthonormal rows: M M^T is the identity
+    perfect = retrieval(M, x, x @ M)
+    assert perfect["retrieval_cosine"] == pytest.approx(1) and perfect["retrieval_top1"] == 1
+    y = torch.randn(9, N, generator=generator)
+    found = [M @ row / (M @ row).norm() for row in y]
+    own = [float(f @ v) for f, v in zip(found, x)]
+    top = [max(range(9), key=lambda j: float(f @ x[j])) == i for i, f in enumerate(found)]
+    scored = retrieval(M, x, y)
+    assert scored["retrieval_cosine"] == pytest.approx(np.mean(own), abs=1e-6)
+    assert scored["retrieval_top1"] == pytest.approx(np.mean(top))

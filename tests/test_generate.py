@@ -1,8 +1,11 @@
+from functools import wraps
+
 import numpy as np
 import pytest
 import torch
 
 from fgaa_utils.generate import (
+    Halving,
     Rows,
     SamplingParams,
     batches_of,
@@ -13,6 +16,7 @@ from fgaa_utils.generate import (
     generate_batch,
     row_seeds,
 )
+from fgaa_utils.shards import load_tensors
 
 SAMPLING = SamplingParams(new_tokens=5, top_k=20, temperature=1.0, batch=4)
 
@@ -187,3 +191,31 @@ def test_bad_input(tiny):
         SamplingParams(new_tokens=-1, top_k=5, temperature=1.0, batch=4)
     with pytest.raises(ValueError, match="temperature is 0"):
         SamplingParams(new_tokens=1, top_k=5, temperature=0, batch=4)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_no_row_is_lost(tiny, tmp_path, monkeypatch):
+    rows, sampling = make_rows(tiny), SamplingParams(new_tokens=4, top_k=20, temperature=1.0, batch=8)
+    whole = generate_all(tiny, rows, 2, sampling, tmp_path / "whole")
+    sizes, real = [], tiny.hf.forward
+
+    @wraps(real)
+    def small_memory(*args, **kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tiny.hf, "forward", small_memory)
+    halved = generate_all(tiny, rows, 2, sampling, tmp_path / "halved")
+    assert torch.equal(whole, halved)
+    assert sizes[:3] == [8, 4, 2] and max(sizes[3:]) == 2, "the size that fits is kept"
+    shard = load_tensors(next((tmp_path / "halved").glob("*/shard_00000.safetensors")))[0]
+    assert int(shard["together"]) == 2
+
+
+def test_one_row_that_does_not_fit_is_an_error():
+    def none_fits(part):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Halving(4)(none_fits, 8)

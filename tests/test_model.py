@@ -2,8 +2,10 @@ import json
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from fgaa_utils.model import check_block, join_parts, load_model, resolve_dtype
+from fgaa_utils.capture import capture_resid
+from fgaa_utils.model import check_block, find_blocks, join_parts, load_model, resolve_device, resolve_dtype, wrap
 from fgaa_utils.project import MODEL, load_params
 
 BASE = load_params()["base"]
@@ -24,7 +26,7 @@ def test_encode_puts_bos_first_and_refuses_long_texts(tiny):
 
 def test_dtypes():
     assert resolve_dtype("float32") is torch.float32
-    assert resolve_dtype("auto") in (torch.float32, torch.bfloat16)
+    assert resolve_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
     with pytest.raises(ValueError, match="unknown dtype 'bfloat'; did you mean 'bfloat16'"):
         resolve_dtype("bfloat")
 
@@ -43,6 +45,57 @@ def test_a_saved_model_loads_by_path(tiny, tmp_path):
         assert torch.equal(lm.hf(ids).logits, tiny.hf(ids).logits)
     with pytest.raises(ValueError, match="layer 9 is out of range"):
         load_model(tmp_path, layer=9, dtype="float32")
+
+
+def test_devices():
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match=f"base.device is '{name}'.*use auto, cpu or cuda"):
+            resolve_device(name)
+
+
+SHAPES = {"vocab_size": 1100, "bos_token_id": 1, "eos_token_id": None}
+
+
+@pytest.mark.parametrize(
+    ("hf", "path"),
+    [
+        (LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, **SHAPES)), "model.layers"),
+        (GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=2, n_positions=64, **SHAPES)), "transformer.h"),
+    ],
+)  # fmt: skip
+def test_other_architectures_have_their_blocks_found_and_read(tiny, hf, path):
+    lm = wrap(hf, tiny.tokenizer, "other")
+    assert lm.blocks == path and (lm.n_layers, lm.d_model) == (3, 32)
+    check_block(lm, 2)
+    ids = [1, 5, 6, 7]
+    (resid,) = capture_resid(lm, [ids], 1)
+    with torch.no_grad():
+        assert torch.allclose(
+            resid, lm.hf(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0], atol=1e-5
+        )
+
+
+def test_blocks_by_their_path(tiny):
+    assert find_blocks(tiny.hf, "model.layers") == "model.layers"
+    with pytest.raises(ValueError, match=r"unknown base\.blocks 'model\.layer'; did you mean 'model\.layers'"):
+        find_blocks(tiny.hf, "model.layer")
+    with pytest.raises(ValueError, match=r"auto, and no list has 7 modules; name one of \['model\.layers'\]"):
+        tiny.hf.config.num_hidden_layers = 7
+        try:
+            find_blocks(tiny.hf)
+        finally:
+            tiny.hf.config.num_hidden_layers = 4
+
+
+def test_a_model_of_the_hub_that_cannot_be_had_is_named_with_the_ways_out(monkeypatch, tmp_path):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    wanted = r"base\.model wants config\.json.*nobody/nothing.*hf auth login.*path of a local copy"
+    with pytest.raises(OSError, match=wanted):
+        load_model("nobody/nothing", layer=0)
 
 
 def test_parts_are_joined_and_checked(tmp_path):

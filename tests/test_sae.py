@@ -86,7 +86,7 @@ def test_skipping_goes_on_where_an_unbroken_run_would(store, skip):
 def test_saved_sae_reads_the_raw_stream(tiny, store, tmp_path):
     """Loading gives back, on h, what the trained SAE gives on (h - mean) / scale, in the units of h."""
     train_sae(store, tmp_path, **TRAINING | {"tokens": 16000, "lr": 3e-3}, metadata=METADATA)
-    sae = load_sae(tmp_path, tiny)
+    sae = load_sae(tmp_path, tiny, 1)
     norms = sae.W_dec.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-3, rtol=0)
     resid = torch.cat([shard["resid"] for shard in store])
@@ -115,7 +115,7 @@ def test_resumed_training_equals_an_unbroken_one(tiny, store, tmp_path, monkeypa
     monkeypatch.setattr(sae_module, "ROWS_PER_SHARD", 8)
     steps.clear()
     train_sae(store, tmp_path / "broken", **TRAINING, metadata=METADATA)
-    assert sae_identity(load_sae(tmp_path / "broken", tiny)) == sae_identity(load_sae(tmp_path / "whole", tiny))
+    assert sae_identity(load_sae(tmp_path / "broken", tiny, 1)) == sae_identity(load_sae(tmp_path / "whole", tiny, 1))
 
 
 def test_evaluation_of_a_perfect_and_an_empty_sae(tiny, tiny_sae, store):
@@ -134,10 +134,10 @@ def test_evaluation_of_a_perfect_and_an_empty_sae(tiny, tiny_sae, store):
 
 def test_wrong_width_and_missing_sae(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match="no SAE at"):
-        load_sae(tmp_path, tiny)
+        load_sae(tmp_path, tiny, 1)
     torch.manual_seed(0)
     sae = ResidualSAE(BatchTopKTrainingSAEConfig(k=4, d_in=16, d_sae=50, dtype="float32", device="cpu"))
     sae.save_inference_model(tmp_path)
     assert json.loads((tmp_path / "cfg.json").read_text())["d_in"] == 16
     with pytest.raises(ValueError, match=r"d_in=16, the model has d_model=32"):
-        load_sae(tmp_path, tiny)
+        load_sae(tmp_path, tiny, 1)
