@@ -23,6 +23,16 @@ WORDS = (12, 40)  # of a natural window; a sample of 33 tokens has about 25
 LEFT_OUT = ("dialogue", "multilexsum")  # a source in lower case throughout, and one of legal boilerplate
 FRENCH = "wiki_fr"  # the source of French
 FRENCH_SHARE = 3  # its windows to one of every other source: French has features of its own
+SCRIPTS = (
+    (0x430, 0x44F),
+    (0x3B1, 0x3C9),
+    (0x5D0, 0x5EA),
+    (0x627, 0x64A),
+    (0x905, 0x939),
+    (0x4E00, 0x9FA5),
+    (0xAC00, 0xD7A3),
+)
+LATIN = 0x17F  # the last code point of Latin Extended-A
 FUNCTION_WORDS = frozenset(
     "a an the of to in on at for with from by and or but that which who is are was were be been has have had do does "
     "did will would can could not he she it they we you i his her its their my your this these as if than "
@@ -32,8 +42,9 @@ FUNCTION_WORDS = frozenset(
 
 
 def surface(text: str) -> NDArray:
-    """(6,): share of distinct words, share of distinct word pairs, log of the longest run of a repeated word or
-    mark, zlib compression ratio, share of characters that are neither letter, digit nor blank, log word count."""
+    """(8,): share of distinct words, share of distinct word pairs, log of the longest run of a repeated word or
+    mark, zlib compression ratio, share of characters that are neither letter, digit nor blank, log word count, share
+    of digits, share of letters beyond the Latin ones of English and French."""
     text = " ".join(text.split())
     units = re.findall(r"\w+|[^\w\s]", text.lower())  # words and single marks
     words = re.findall(r"\w+", text.lower())
@@ -47,6 +58,8 @@ def surface(text: str) -> NDArray:
             len(zlib.compress(data)) / max(1, len(data)),
             sum(not c.isalnum() and not c.isspace() for c in text) / max(1, len(text)),
             np.log(max(1, len(words))),
+            sum(c.isdigit() for c in text) / max(1, len(text)),
+            sum(c.isalpha() and ord(c) > LATIN for c in text) / max(1, len(text)),
         ]
     )
 
@@ -57,7 +70,7 @@ def longest_run(units: list[str]) -> int:
 
 
 def coherence_features(texts: list[str], nll: list[NDArray], french: NDArray) -> NDArray:
-    """(texts, 11) from the texts, the NLL of their tokens and their probability of French (texts,).
+    """(texts, 13) from the texts, the NLL of their tokens and their probability of French (texts,).
 
     Mean and 90th percentile of the NLL, both times the probability of French, that probability, the surface:
     the reference model reads French worse, and French must not count as damage.
@@ -163,7 +176,31 @@ def _splice(words: list[str], count: int, pool: list[str], rng: Generator) -> li
     return spliced
 
 
-# Kinds of damage; `pieces` is `replace` with tokens of the reference model's vocabulary: what oversteering emits.
+def _glue(words: list[str], count: int, pool: list[str], rng: Generator) -> list[str]:
+    """Put two to six entries of the pool, run together, in `count` places."""
+    glued = list(words)
+    for place in rng.choice(len(words), size=count, replace=False):
+        glued[place] = "".join(pool[i] for i in rng.integers(len(pool), size=rng.integers(2, 7)))
+    return glued
+
+
+def _script(words: list[str], count: int, pool: list[str], rng: Generator) -> list[str]:
+    """Put two to eight random letters of other scripts in `count` places."""
+    foreign = list(words)
+    for place in rng.choice(len(words), size=count, replace=False):
+        first, last = SCRIPTS[rng.integers(len(SCRIPTS))]
+        foreign[place] = "".join(map(chr, rng.integers(first, last + 1, size=rng.integers(2, 9))))
+    return foreign
+
+
+def _numbers(words: list[str], count: int, pool: list[str], rng: Generator) -> list[str]:
+    """Overwrite `count` words in a row by numbers and marks between them."""
+    first = int(rng.integers(len(words) - count + 1))
+    numbers = [f"{rng.integers(10 ** rng.integers(1, 5))}{rng.choice(list(',.-/:;'))}" for _ in range(count)]
+    return words[:first] + numbers + words[first + count :]
+
+
+# Kinds of damage; `pieces` and `glue` take tokens of the reference model's vocabulary: what oversteering emits.
 KINDS = {
     "shuffle": _shuffle,
     "replace": _replace,
@@ -171,7 +208,11 @@ KINDS = {
     "repeat": _repeat,
     "grammar": _grammar,
     "splice": _splice,
+    "glue": _glue,
+    "script": _script,
+    "numbers": _numbers,
 }
+FROM_VOCABULARY = ("pieces", "glue")
 
 
 def corrupt(text: str, kind: str, severity: float, pool: list[str], rng: Generator) -> str:
@@ -200,13 +241,13 @@ def damaged_windows(natural: pd.DataFrame, pieces: list[str], rng: Generator) ->
         severity = SEVERITIES[number // len(KINDS) % len(SEVERITIES)]
         same_language = (natural.source == FRENCH) == (window.source == FRENCH)
         others = natural.text[same_language & (natural.document != window.document)].tolist()
-        text = corrupt(window.text, kind, severity, pieces if kind == "pieces" else others, rng)
+        text = corrupt(window.text, kind, severity, pieces if kind in FROM_VOCABULARY else others, rng)
         rows.append((window.document, text, kind, severity))
     return pd.DataFrame(rows, columns=["document", "text", "kind", "severity"])
 
 
 def fit_coherence(features: NDArray, severity: NDArray) -> Pipeline:
-    """A logistic model of the share of sound words, 1 - severity (texts,), from features (texts, 11)."""
+    """A logistic model of the share of sound words, 1 - severity (texts,), from features (texts, 13)."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
     # Each text stands once as sound and once as damaged, weighted by its share of either.
     sound = np.repeat([1, 0], len(severity))

@@ -250,7 +250,7 @@ class LocalJudge:
         return held_out
 
     def _read(self, texts: list[str]) -> tuple[NDArray, NDArray]:
-        """(coherence features (texts, 11), resid (texts, d_model))."""
+        """(coherence features (texts, 13), resid (texts, d_model))."""
         nll, resid = self.reference.read(texts)
         return coherence_features(texts, nll, self.language_id.probability(texts, "fr")), resid
 
@@ -270,7 +270,8 @@ class LocalJudge:
         """(texts, behaviours + 1): the scores of each text, computed if they are not known."""
         unknown_texts = [text for text in dict.fromkeys(texts) if text not in self._scores]
         parts = [unknown_texts[i : i + PART] for i in range(0, len(unknown_texts), PART)]
-        for part in tqdm(parts, desc="judging", unit=f"{PART} texts", disable=len(parts) < 2):
+        bar = tqdm(total=len(unknown_texts), desc="judging", unit="text", disable=len(parts) < 2)
+        for part in parts:
             coherence, resid = self._read(part)
             features = self._behaviour_features(part, resid)
             columns = [self._apply(model, part, features) for model in self._models.values()]
@@ -278,6 +279,8 @@ class LocalJudge:
             columns.append(np.where([any(c.isalnum() for c in text) for text in part], sound, 0.0))
             self._scores |= zip(part, np.stack(columns, axis=1))
             self._save()
+            bar.update(len(part))
+        bar.close()
         return np.array([self._scores[text] for text in texts]).reshape(len(texts), len(self._models) + 1)
 
     def behaviour(self, texts: list[str], behaviour: str) -> NDArray:
