@@ -16,11 +16,12 @@ from fgaa_utils.stats import estimate, resample
 
 STEERED = DATA / "labels" / "steered.csv"
 TOP = 3  # highest label
+CHOSEN = "chosen cells"  # of texts drawn from the cells that a run reported; the first ones are from all scales
 CLEAR = 0.5  # of the highest: a text shows the behaviour, or is mostly sound, above this
 
 
 def read_labels(path: Path = STEERED) -> pd.DataFrame:
-    """The labelled texts with columns behaviour, method, scale, text and, per criterion (behaviour,
+    """The labelled texts with columns drawn, behaviour, method, scale, text and, per criterion (behaviour,
     coherence), `<criterion>_label`: the mean of both annotators, 0..1, and `a_<criterion>`, `b_<criterion>`, 0..3.
 
     Raises: ValueError for a label outside 0..3.
