@@ -41,13 +41,17 @@ def above_all(claim: str, ours: NDArray, others: dict[str, NDArray], shown_in: s
 
 
 def best_on_most(claim: str, draws: dict[str, NDArray], ours: str, shown_in: str) -> Claim:
-    """The claim that `ours` scores highest on more than half of the behaviours.
+    """The claim that no other method scores higher than `ours` on more than half of the behaviours.
 
-    `draws` holds each method's bootstrap scores (behaviours, draws); the interval is that of the count.
+    `draws` holds each method's bootstrap scores (behaviours, draws); the interval is that of the count. Two methods
+    may have the same vector, hence the same score; then both are best, and the count of sole firsts stands beside.
     """
     rivals = np.stack([values for name, values in draws.items() if name != ours])
-    wins = (draws[ours] > rivals.max(axis=0)).sum(axis=0)
-    lo, hi = interval(wins)
+    first = (draws[ours] >= rivals.max(axis=0)).sum(axis=0)
+    alone = (draws[ours] > rivals.max(axis=0)).sum(axis=0)
+    lo, hi = interval(first)
     count = len(draws[ours])
-    measured = f"{np.median(wins):g} of {count} [{lo:g}, {hi:g}]"
+    measured = (
+        f"first on {np.median(first):g} of {count} [{lo:g}, {hi:g}], alone on {np.median(alone):g} (bootstrap medians)"
+    )
     return Claim(claim, measured, verdict(lo, hi, count / 2), shown_in)

@@ -43,6 +43,7 @@ def test_best_on_most_counts_draws(ahead, expected):
     assert claim.verdict == expected and "of 9" in claim.measured
 
 
-def test_a_tie_is_no_win():
+def test_a_tie_is_first_but_not_alone():
     same = np.full((3, 10), 0.5)
-    assert best_on_most("c", {"fgaa": same, "a": same}, "fgaa", "t").measured.startswith("0 of 3")
+    claim = best_on_most("c", {"fgaa": same, "a": same}, "fgaa", "t")
+    assert claim.measured.startswith("first on 3 of 3 [3, 3], alone on 0") and claim.verdict == "holds"
