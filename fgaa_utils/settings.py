@@ -1,0 +1,161 @@
+"""Named settings: the pipeline with some values of params.yaml changed, each in a workspace of its own.
+
+    python -m fgaa_utils.settings gemma-2-2b          the changes of settings/gemma-2-2b.yaml
+    python -m fgaa_utils.settings gemma-2-2b quick    those, then the sizes of settings/quick.yaml
+
+A workspace is .settings/<names>/; it shares the fetched wheels and DVC's cache with the repository and touches none
+of its results. What a setting reports is copied to reports/settings/<name>/, where the compare stage reads it.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from fgaa_utils.approximator import FITS
+from fgaa_utils.project import REPORTS, ROOT, load_params, unknown
+
+DEFAULT = "gemma-3-270m"
+QUICK = "quick"
+SETTINGS = ROOT / "settings"
+WORKSPACES = ROOT / ".settings"
+COPIED = (
+    "fgaa_utils",
+    "notebooks",
+    "data/behaviours",
+    "data/labels",
+    "settings",
+    "data/sources.yaml",
+    "data/paper.yaml",
+    "requirements.lock",
+    "README.md",
+    ".dvcignore",
+)
+PATHS = (("base", "model"), ("base", "sae_source"), ("vectors", "fit"))  # values that may be paths
+REPORTED = ("metrics", "pages", "figures", "index.html", "resources.json")
+
+
+def read_setting(name: str) -> dict:
+    """{section: {key: value}} of settings/<name>.yaml, or of a file by its path.
+
+    Raises: ValueError for a name that is neither.
+    """
+    path = Path(name) if name.endswith(".yaml") else SETTINGS / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("setting", name, sorted(p.stem for p in SETTINGS.glob("*.yaml")))
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def overlay(params: dict, changes: dict, name: str) -> dict:
+    """params with the values of the setting `name` in place. Raises: ValueError for a key that params does not have."""
+    merged = {section: dict(values) for section, values in params.items()}
+    for section, values in changes.items():
+        if not isinstance(values, dict):
+            raise ValueError(f"the setting {name}: section {section!r} is {values!r}; it must hold `key: value` lines")
+        for key, value in values.items():
+            if key not in merged.get(section, {}):
+                raise unknown(f"key in section {section!r} of the setting {name}:", key, list(merged.get(section, {})))
+            merged[section][key] = value
+    return merged
+
+
+def pipeline_for(params: dict, pipeline: dict, *, ablations: bool = False) -> dict:
+    """The stages that a setting runs: no frozen ones, none whose product it takes from elsewhere, and ablations only
+    if asked for. What is left depends on nothing that a dropped stage makes."""
+    dropped = {"compare"}
+    dropped |= {"sae"} if params["base"]["sae_source"] != "own" else set()
+    dropped |= {"effects"} if params["vectors"]["fit"] not in FITS else set()
+    dropped |= set() if ablations else {"ablations"}
+    stages = pipeline["stages"]
+    gone = {out if isinstance(out, str) else next(iter(out)) for name in dropped for out in outputs(stages[name])}
+    kept = {}
+    for name, stage in stages.items():
+        if name not in dropped:
+            kept[name] = {key: value for key, value in stage.items() if key != "frozen"}
+            kept[name]["deps"] = [dep for dep in stage["deps"] if dep not in gone]
+    return {"stages": kept}
+
+
+def outputs(stage: dict) -> list:
+    """A stage's outs and metrics as dvc.yaml lists them."""
+    return stage.get("outs", []) + stage.get("metrics", [])
+
+
+def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> None:
+    """Lay out the workspace anew, keeping what DVC made there before."""
+    params = load_params()
+    for name in names:
+        params = overlay(params, read_setting(name), name)
+    for section, key in PATHS:
+        if Path(str(params[section][key])).exists():
+            params[section][key] = str(Path(params[section][key]).resolve())  # it is read from another folder
+    (workspace / "data").mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        source, target = ROOT / name, workspace / name
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        else:
+            shutil.copy(source, target)
+    wheels = workspace / "data" / "wheels"
+    if not wheels.exists():
+        (ROOT / "data" / "wheels").mkdir(exist_ok=True)
+        wheels.symlink_to(ROOT / "data" / "wheels", target_is_directory=True)
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    stages = pipeline_for(params, pipeline, ablations=ablations)
+    (workspace / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (workspace / "reports").mkdir(exist_ok=True)
+
+
+def reproduce(workspace: Path) -> int:
+    """`dvc repro` in the workspace; its exit status."""
+    environment = os.environ | {"PYTHONPATH": str(workspace)}
+    dvc = [sys.executable, "-m", "dvc"]
+    if not (workspace / ".dvc").exists():
+        subprocess.run([*dvc, "init", "--quiet", "--no-scm"], cwd=workspace, check=True)
+        subprocess.run([*dvc, "config", "cache.dir", str(ROOT / ".dvc" / "cache")], cwd=workspace, check=True)
+        subprocess.run([*dvc, "config", "core.analytics", "false"], cwd=workspace, check=True)
+    return subprocess.run([*dvc, "repro"], cwd=workspace, env=environment).returncode
+
+
+def report(workspace: Path, name: str) -> None:
+    """Copy what a setting reports to reports/settings/<name>/."""
+    target = REPORTS / "settings" / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for part in REPORTED:
+        source = workspace / "reports" / part
+        if source.is_dir():
+            shutil.copytree(source, target / part)
+        elif source.exists():
+            shutil.copy(source, target)
+    shutil.copy(workspace / "params.yaml", target)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", help="files of settings/, without .yaml, or paths; later ones prevail")
+    parser.add_argument("--ablations", action="store_true", help="run the ablations too")
+    args = parser.parse_args()
+    if args.names == [DEFAULT]:
+        return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=ROOT).returncode
+    label = "+".join(Path(name).stem for name in args.names)
+    workspace = WORKSPACES / label
+    prepare(workspace, args.names, ablations=args.ablations)
+    status = reproduce(workspace)
+    if status == 0 and QUICK not in map(lambda name: Path(name).stem, args.names):
+        report(workspace, label)
+        print(f"Results: reports/settings/{label}/index.html")
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,124 @@
+"""Named settings: each is checked against params.yaml and against what is known of the paper's models."""
+
+import copy
+
+import pytest
+import yaml
+from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+from fgaa_utils import settings
+from fgaa_utils.project import ROOT, load_params
+from fgaa_utils.settings import SETTINGS, outputs, overlay, pipeline_for, prepare, read_setting, report
+
+PARAMS = {"base": {"seed": 0}, "sae": {"d_sae": 8192, "l0": 40, "lr": 0.001}, "vectors": {"n1": [1, 2, 4, 8]}}
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+NAMES = sorted(path.stem for path in SETTINGS.glob("*.yaml"))
+
+
+def test_changed_values_are_in_place_and_the_rest_as_it_was():
+    merged = overlay(PARAMS, {"sae": {"d_sae": 64, "l0": 0}, "vectors": {"n1": []}}, "quick")
+    assert merged == {"base": {"seed": 0}, "sae": {"d_sae": 64, "l0": 0, "lr": 0.001}, "vectors": {"n1": []}}
+    assert overlay(PARAMS, {}, "quick") == PARAMS
+
+
+def test_the_real_parameters_are_left_alone():
+    before = copy.deepcopy(PARAMS)
+    overlay(PARAMS, {"sae": {"d_sae": 64}}, "quick")["base"]["seed"] = 7
+    assert before == PARAMS
+
+
+def test_an_unknown_key_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"section 'sae' of the setting quick: 'd_sea'; did you mean 'd_sae'"):
+        overlay(PARAMS, {"sae": {"d_sea": 64}}, "quick")
+    with pytest.raises(ValueError, match="section 'vectors'"):
+        overlay(PARAMS, {"vectors": {"seed": 1}}, "quick")
+    with pytest.raises(ValueError, match="'saee'"):
+        overlay(PARAMS, {"saee": {"d_sae": 64}}, "quick")
+
+
+def test_an_unknown_setting_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown setting 'gemma-2-2'; did you mean 'gemma-2-2b'"):
+        read_setting("gemma-2-2")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_changes_keys_that_exist(name):
+    merged = overlay(load_params(), read_setting(name), name)
+    vectors, effects = merged["vectors"], merged["effects"]
+    candidates = {
+        len(vectors["n1"]),
+        len(vectors["ranks"]),
+        vectors["controls"],
+        merged["evaluation"]["prompting_orders"],
+    }
+    assert len(candidates) == 1, "every method chooses among as many"
+    sizes = [n * effects["chunk_size"] for n in range(2, effects["chunks"] + 1)]
+    assert {row["effect_vectors"] for row in merged["ablations"]["rows"] if "effect_vectors" in row} <= set(sizes)
+
+
+@pytest.mark.parametrize(("name", "d_model"), [("gemma-2-2b", 2304), ("gemma-2-9b", 3584)])
+def test_the_papers_settings_name_saes_of_the_known_shapes(name, d_model):
+    base = read_setting(name)["base"]
+    release, _, sae_id = base["sae_source"].partition(":")
+    known = get_pretrained_saes_directory()[release]
+    path = known.saes_map[sae_id]
+    config = get_gemma_2_config_from_hf(known.repo_id, path, "cpu")
+    assert (config["d_in"], config["d_sae"]) == (d_model, 16384)
+    assert config["hook_name"] == f"blocks.{base['layer']}.hook_resid_post"
+    assert base["model"] == f"google/{config['model_name']}"
+
+
+def test_the_scope_setting_names_an_sae_that_exists():
+    base = read_setting("gemma-3-270m-scope")["base"]
+    release, _, sae_id = base["sae_source"].partition(":")
+    known = get_pretrained_saes_directory()[release]
+    assert sae_id in known.saes_map and known.model == base["model"]
+    assert f"layer_{load_params()['base']['layer']}_" in sae_id
+
+
+def products(stages: dict) -> set[str]:
+    return {out if isinstance(out, str) else next(iter(out)) for stage in stages.values() for out in outputs(stage)}
+
+
+def test_a_setting_that_takes_sae_and_map_from_elsewhere_runs_neither_stage():
+    params = overlay(load_params(), read_setting("gemma-2-2b"), "gemma-2-2b")
+    stages = pipeline_for(params, PIPELINE)["stages"]
+    assert not {"sae", "effects", "ablations", "compare"} & set(stages)
+    in_git = (
+        "fgaa_utils/",
+        "notebooks/",
+        "data/behaviours",
+        "data/labels",
+        "data/paper",
+        "data/sources",
+        "requirements",
+    )
+    made = tuple(products(stages))
+    for name, stage in stages.items():
+        assert all(dep.startswith(in_git) or dep.startswith(made) for dep in stage["deps"]), name
+        assert not any("data/sae" in dep or "data/effects" in dep for dep in stage["deps"])
+
+
+def test_a_setting_that_trains_runs_every_stage_unfrozen():
+    params = overlay(load_params(), read_setting("smollm2-135m"), "smollm2-135m")
+    stages = pipeline_for(params, PIPELINE, ablations=True)["stages"]
+    assert set(stages) == set(PIPELINE["stages"]) - {"compare"}
+    assert not any("frozen" in stage for stage in stages.values())
+    assert PIPELINE["stages"]["sae"]["frozen"], "the repository's own pipeline is left as it is"
+
+
+def test_a_workspace_has_the_settings_parameters_and_reports_into_a_folder_of_its_own(tmp_path, monkeypatch):
+    workspace = tmp_path / "work"
+    prepare(workspace, ["smollm2-135m", "quick"])
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    assert params["base"]["model"] == "smollm2-135m-instruct"
+    assert params["sae"]["d_sae"] == read_setting("quick")["sae"]["d_sae"], "the later setting prevails"
+    assert (workspace / "fgaa_utils" / "vectors.py").exists()
+    (workspace / "reports" / "metrics").mkdir()
+    (workspace / "reports" / "metrics" / "evaluation.json").write_text("{}")
+    monkeypatch.setattr(settings, "REPORTS", tmp_path / "reports")
+    report(workspace, "smollm2-135m")
+    report(workspace, "smollm2-135m")
+    kept = tmp_path / "reports" / "settings" / "smollm2-135m"
+    assert sorted(p.name for p in kept.iterdir()) == ["metrics", "params.yaml"]
