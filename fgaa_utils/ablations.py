@@ -1,0 +1,243 @@
+"""Ablations: FGAA with one thing changed at a time, its scale chosen on validation, its score on test prompts.
+
+A row of the table is a set of changes to the default settings. Vectors that come out equal share their texts, with
+one another and with the evaluation; only what a change alters is generated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sae_lens import SAE
+from torch import Tensor
+
+from fgaa_utils import evaluation as ev
+from fgaa_utils.approximator import FITS, EffectMap, Moments, fit_adam, fit_reduced_rank, fit_ridge
+from fgaa_utils.effects import EffectData
+from fgaa_utils.features import bos_filter, contrastive_difference, density_filter, target
+from fgaa_utils.generate import SamplingParams
+from fgaa_utils.judge import Judge
+from fgaa_utils.model import LanguageModel
+from fgaa_utils.project import unknown
+from fgaa_utils.shards import load_tensors
+from fgaa_utils.stats import bcs, bcs_draws, paired_comparisons
+from fgaa_utils.vectors import fgaa
+
+SAME = 1e-5  # vectors that differ by no more in any entry are one vector
+GROUP = 54  # vectors generated together
+NORMS = ["l1", "l2", "none"]
+DECODER = "decoder"  # no effect map: a latent's direction is its decoder row
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes a behaviour's FGAA vector, each field an entry of a row of `ablations.rows`.
+
+    n1 None: the value that the evaluation chose for the behaviour. examples None: all texts of each side, else so many
+    drawn at random, those of a smaller number among those of a larger. effect_vectors None: all that the effect map
+    was fitted on.
+    """
+
+    include_bos: bool
+    theta: float
+    density_filter: bool
+    bos_filter: bool
+    target_norm: str
+    n2: int
+    bias_weight: float
+    fit: str
+    n1: int | None = None
+    examples: int | None = None
+    effect_vectors: int | None = None
+
+    def changed(self, changes: dict) -> "Recipe":
+        """This recipe with some fields changed.
+
+        Raises: ValueError for a field, fit or norm that does not exist, or for changes that do not go together.
+        """
+        for name in changes:
+            if name not in vars(self):
+                raise unknown("entry of a row of ablations.rows:", name, list(vars(self)))
+        if changes.get("fit", self.fit) not in (*FITS, DECODER, self.fit):
+            raise unknown("fit", changes["fit"], [*FITS, DECODER])
+        made = Recipe(**(vars(self) | changes))
+        if made.target_norm not in NORMS:
+            raise unknown("target_norm", made.target_norm, NORMS)
+        if made.fit == DECODER and made.bias_weight:
+            raise ValueError(f"a row has fit: {DECODER}, which has no bias; add bias_weight: 0.0 to it")
+        if made.effect_vectors and made.fit not in FITS:
+            raise ValueError(f"a row has effect_vectors with fit {made.fit!r}; only {', '.join(FITS)} are fitted here")
+        return made
+
+
+def row_label(changes: dict) -> str:
+    """A row's name in tables: what is changed."""
+    shown = {True: "on", False: "off"}
+    return ", ".join(f"{name} {shown.get(v, v) if isinstance(v, bool) else v}" for name, v in changes.items())
+
+
+def decoder_map(W_dec: Tensor) -> EffectMap:
+    """The map under which a latent's direction is its decoder row (d_sae, d_model), with no bias: no approximator."""
+    return EffectMap(W_dec.T, torch.zeros(len(W_dec)), {})
+
+
+@dataclass
+class VectorBuilder:
+    """Makes the vectors of recipes. latents[include_bos][behaviour] holds the mean latents of the texts of X+ and X-,
+    each (texts, d_sae); density, bos_latents (d_sae,); effect_map(fit, effect_vectors) gives the map of a recipe;
+    n1 is the evaluation's choice of each behaviour."""
+
+    latents: dict[bool, dict[str, tuple[Tensor, Tensor]]]
+    density: Tensor
+    bos_latents: Tensor
+    effect_map: Callable[[str, int | None], EffectMap]
+    n1: dict[str, int]
+    seed: int = 0
+
+    def _drawn(self, side: Tensor, count: int | None) -> Tensor:
+        order = np.random.default_rng([self.seed, len(side)]).permutation(len(side))
+        return side if count is None else side[order[:count]]
+
+    def vector(self, behaviour: str, recipe: Recipe) -> Tensor:
+        """The unit steering vector (d_model,) (Eq. 1-5). Raises: ValueError if the filters leave no latent."""
+        positive, negative = (
+            self._drawn(side, recipe.examples) for side in self.latents[recipe.include_bos][behaviour]
+        )
+        v = contrastive_difference(positive, negative)
+        if recipe.density_filter:
+            v = density_filter(v, self.density, recipe.theta)
+        if recipe.bos_filter:
+            v = bos_filter(v, self.bos_latents)
+        wanted = target(v, recipe.n1 or self.n1[behaviour], recipe.n2, norm=recipe.target_norm)
+        return fgaa(self.effect_map(recipe.fit, recipe.effect_vectors), wanted, bias_weight=recipe.bias_weight)
+
+
+def fit_on(
+    lm: LanguageModel,
+    sae: SAE,
+    layer: int,
+    folder: Path,
+    count: int,
+    fit: str,
+    effects: dict,
+    *,
+    identity: dict,
+    seed: int,
+) -> EffectMap:
+    """The map that `fit` makes of the first `count` vectors of the effect data in `folder`, under the parameters
+    `effects` of its stage; data that are not there are made, as that stage makes them.
+
+    Raises: ValueError for a count that is no number of chunks, from two up to all.
+    """
+    chunks, rest = divmod(count, effects["chunk_size"])
+    if rest or not 2 <= chunks <= effects["chunks"]:
+        sizes = [n * effects["chunk_size"] for n in range(2, effects["chunks"] + 1)]
+        raise ValueError(f"effect_vectors is {count}; the effect data come in chunks, so that it can be one of {sizes}")
+    sampling = SamplingParams(**{name: effects[name] for name in ("new_tokens", "top_k", "temperature", "batch")})
+    names = ("openers", "chunk_size", "heldout_vectors", "heldout_rollouts", "unsteered_rollouts")
+    scales = load_tensors(folder / "scales.safetensors")[0]["scales"]
+    data = EffectData(
+        lm,
+        sae,
+        scales,
+        layer,
+        folder / "shards",
+        sampling=sampling,
+        seed=seed,
+        **{name: effects[name] for name in names},
+    )
+    if fit == "adam":
+        settings = {name: effects[f"adam_{name}"] for name in ("epochs", "lr", "batch")}
+        return fit_adam(lambda: data.chunks(chunks), identity, total=count, seed=seed, **settings)
+    folds = [Moments.of(x, y) for x, y in data.chunks(chunks)]
+    return {"ridge": fit_ridge, "reduced_rank": fit_reduced_rank}[fit](folds, effects["ridge_strengths"], identity)[0]
+
+
+@dataclass
+class TextPlan:
+    """Which texts the rows need: every distinct vector of a behaviour is run once. `known` are the evaluation's vectors
+    by name; their texts are there already. Of equal ones, the first name counts."""
+
+    vectors: dict[tuple[str, str], Tensor]  # (row, behaviour): vector
+    known: dict[tuple[str, str, int], Tensor]
+    names: dict[tuple[str, str], tuple[str, str, int]] = field(init=False)  # (row, behaviour): name of its texts
+    new: dict[tuple[str, str, int], Tensor] = field(init=False)  # name: vector, of those that have no texts yet
+
+    def __post_init__(self):
+        self.names, self.new = {}, {}
+        for (row, behaviour), vector in self.vectors.items():
+            equal = [
+                name
+                for name, other in [*self.known.items(), *self.new.items()]
+                if name[0] == behaviour and torch.allclose(vector, other, rtol=0, atol=SAME)
+            ]
+            name = equal[0] if equal else (behaviour, "ablation", len(self.new))
+            if not equal:
+                self.new[name] = vector
+            self.names[row, behaviour] = name
+
+    def same(self, row: str, other: str) -> bool:
+        """Whether two rows have the same vectors for every behaviour."""
+        return all(self.names[row, b] == self.names[other, b] for r, b in self.vectors if r == row)
+
+
+def run_cells(
+    lm: LanguageModel,
+    vectors: dict[tuple[str, str, int], Tensor],
+    cells: Callable[[dict], pd.DataFrame],
+    prompts: list[str],
+    samples: int,
+    layer: int,
+    sampling: SamplingParams,
+    folder: Path,
+    judge: Judge,
+    behaviours: list[str],
+    *,
+    seeds: tuple[int, ...],
+    progress: str,
+) -> pd.DataFrame:
+    """Scored samples of cells(group) for every group of vectors, in shards of a group: vectors that are appended leave
+    earlier groups, and their shards, as they are."""
+    items, frames = list(vectors.items()), []
+    groups = [dict(items[i : i + GROUP]) for i in range(0, len(items), GROUP)]
+    for number, group in enumerate(groups, start=1):
+        rows = ev.expand_samples(cells(group), prompts, samples, seeds=seeds)
+        name = f"{progress} {number} of {len(groups)}"
+        texts = ev.generate_samples(lm, rows, group, layer, sampling, folder, progress=name)
+        frames.append(ev.score_samples(texts, judge, behaviours))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def best_scales(scores: pd.DataFrame) -> dict[tuple[str, str, int], tuple[float, float]]:
+    """{name: (scale, coeff)}: the scale of the highest BCS of each vector's cells, from evaluation.cell_scores."""
+    best = ev.choose_cells(scores.assign(method=list(zip(scores.method, scores.variant))))
+    return {(c.target, *c.method): (c.scale, c.coeff) for c in best.itertuples()}
+
+
+def score_row(cells: list[pd.DataFrame], *, draws: int, seed: int) -> tuple[NDArray, NDArray]:
+    """(BCS (behaviours,), bootstrap draws (behaviours, draws)) of one cell for each behaviour, with columns B,
+    coherence and prompt."""
+    parts = [(c.B.to_numpy(), c.coherence.to_numpy(), c.prompt.to_numpy()) for c in cells]
+    values = np.array([bcs(b, c) for b, c, _ in parts])
+    return values, np.stack([bcs_draws(*part, draws=draws, seed=seed) for part in parts])
+
+
+def differences(scores: dict[str, NDArray], plan: TextPlan, default: str = "default") -> dict[str, dict[str, float]]:
+    """{row: {value, lo, hi, p, better_on, same}}: a row's BCS (behaviours,) minus the default's, with a 95 % interval
+    over behaviours and a p value corrected for the rows whose vectors differ (Holm)."""
+    same = {row: plan.same(row, default) for row in scores if row != default}
+    against = paired_comparisons(scores[default], {row: scores[row] for row, equal in same.items() if not equal})
+    table = {}
+    for row, equal in same.items():
+        if equal:
+            table[row] = {"value": 0.0, "lo": 0.0, "hi": 0.0, "p": 1.0, "better_on": 0, "same": True}
+            continue
+        p = against[row]
+        better = int((scores[row] > scores[default]).sum())
+        entry = {"value": -p["value"], "lo": -p["hi"], "hi": -p["lo"], "p": p["p"], "better_on": better, "same": False}
+        table[row] = entry
+    return table
