@@ -1,0 +1,130 @@
+"""Numbers that the paper prints, recomputed from the weights: v_diff of single latents, the cosines of table D.1.
+
+    make check-paper SETTING=gemma-2-2b TEXTS=texts.yaml
+
+The paper's contrastive texts are the authors'; with ours (the default) the numbers are close at best. A file of texts
+reads `love: {positive: [...], negative: [...]}`, and so on. Latents are filtered by densities on the background text
+that the data stage of the default setting leaves.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from sae_lens import SAE
+
+from fgaa_utils import features
+from fgaa_utils.approximator import load_effect_map
+from fgaa_utils.behaviours import read_behaviours
+from fgaa_utils.capture import capture_resid
+from fgaa_utils.model import LanguageModel, load_model
+from fgaa_utils.project import DATA, load_params, unknown
+from fgaa_utils.sae import decoder_rows, load_sae
+from fgaa_utils.settings import overlay, read_setting
+from fgaa_utils.vectors import METHODS, caa, fgaa, sae_row, sae_ts
+
+ROWS, CONTEXT = 512, 48  # token rows of background text for the densities
+Texts = dict[str, tuple[list[str], list[str]]]  # behaviour: X+, X-
+
+
+def read_texts(path: Path | None) -> Texts:
+    """Contrastive texts of a file, or those of data/behaviours/. Raises: ValueError for a file of another shape."""
+    if path is None:
+        return {b.key: (list(b.positive), list(b.negative)) for b in read_behaviours()}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return {key: (list(sides["positive"]), list(sides["negative"])) for key, sides in content.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} must read `behaviour: {{positive: [...], negative: [...]}}`") from error
+
+
+def background_rows(lm: LanguageModel, count: int, context: int) -> np.ndarray:
+    """Token rows (count, context) of background documents, BOS first, each the beginning of one document.
+
+    Raises: FileNotFoundError if the data stage has not run.
+    """
+    path = DATA / "data" / "density_documents.parquet"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; run `dvc repro data`")
+    texts = pd.read_parquet(path).text
+    rows = (row[:context] for row in lm.encode([text[: 2 * context] for text in texts]))
+    return np.array([row for row in rows if len(row) == context][:count])
+
+
+def v_diff_table(v_diff: dict[str, torch.Tensor], printed: dict[str, dict[int, float]]) -> pd.DataFrame:
+    """One row for each printed latent: the paper's value, ours and its rank among ours."""
+    rows = []
+    for behaviour, latents in printed.items():
+        for latent, value in latents.items():
+            ours = v_diff[behaviour]
+            rank = int((ours > ours[latent]).sum()) + 1
+            rows.append((behaviour, latent, value, round(float(ours[latent]), 3), rank))
+    return pd.DataFrame(rows, columns=["behaviour", "latent", "paper", "ours", "rank in ours"])
+
+
+def check(lm: LanguageModel, sae: SAE, params: dict, texts: Texts, paper: dict, name: str, rows: np.ndarray) -> None:
+    """Print the paper's numbers of the model `name` beside those of these texts.
+
+    Raises: ValueError for a behaviour without texts.
+    """
+    for behaviour in paper["v_diff"][name]:
+        if behaviour not in texts:
+            raise unknown("behaviour", behaviour, list(texts))
+    layer, vectors = params["base"]["layer"], params["vectors"]
+    v_diff = {}
+    for behaviour, sides in texts.items():
+        means = [features.mean_latents(lm, sae, side, layer, include_bos=True) for side in sides]
+        v_diff[behaviour] = features.contrastive_difference(*means)
+    print(v_diff_table(v_diff, paper["v_diff"][name]).to_markdown(index=False))
+
+    stats = features.latent_stats(lm, sae, rows, layer, top=1, progress="density")
+    shape = {"d_model": lm.d_model, "d_sae": sae.cfg.d_sae, "identity": {}}
+    effect_map = load_effect_map(vectors["fit"], DATA / "effects", **shape)
+    bias_weight = vectors["bias_weight"]
+    cosines = []
+    for behaviour, sides in texts.items():
+        v = features.density_filter(v_diff[behaviour], stats.density, params["features"]["theta"])
+        v = features.bos_filter(v, stats.bos_latents)
+        wanted = features.target(v, paper["best_n1"][name].get(behaviour, 4), 0)
+        ours = fgaa(effect_map, wanted, bias_weight=bias_weight)
+        resid = [
+            torch.stack([r.float().mean(dim=0) for r in capture_resid(lm, lm.encode(side), layer)]) for side in sides
+        ]
+        others = {
+            "caa": caa(*resid),
+            "sae": sae_row(decoder_rows(sae), int(v.argmax())),
+            "sae_ts": sae_ts(effect_map, int(v.argmax()), bias_weight=bias_weight),
+        }
+        cosines.append({m: float(ours @ others[m]) for m in METHODS if m != "fgaa"})
+    table = pd.DataFrame({"ours": pd.DataFrame(cosines).mean(), "paper": paper["cosine_fgaa"][name]}).round(4)
+    print("\nCosine of FGAA's vector with the other methods', averaged over behaviours (table D.1):\n")
+    print(table.to_markdown())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("setting", help="a file of settings/, without .yaml")
+    parser.add_argument("texts", nargs="?", type=Path, help="contrastive texts; those of data/behaviours/ by default")
+    args = parser.parse_args()
+    params = overlay(load_params(), read_setting(args.setting), args.setting)
+    base = params["base"]
+    texts = read_texts(args.texts)
+    paper = yaml.safe_load((DATA / "paper.yaml").read_text(encoding="utf-8"))
+    if args.setting not in paper["v_diff"]:
+        raise unknown("setting with printed numbers", args.setting, list(paper["v_diff"]))
+    lm = load_model(
+        base["model"], layer=base["layer"], dtype=base["dtype"], device=base["device"], blocks=base["blocks"]
+    )
+    sae = load_sae(base["sae_source"], lm, base["layer"])
+    check(lm, sae, params, texts, paper, args.setting, background_rows(lm, count=ROWS, context=CONTEXT))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
