@@ -3,11 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+SETTING ?= gemma-3-270m
+ifeq ($(SETTING),gemma-3-270m)
 export HF_HUB_OFFLINE ?= 1
+endif
 export TOKENIZERS_PARALLELISM := false
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11, 5) <= v < (3, 12) else "error: $(PYTHON) is Python " + sys.version.split()[0] + "; the locked versions need 3.11.5 or newer of 3.11: make PYTHON=/path/to/python3.11")'
@@ -18,25 +21,47 @@ help: ## list the targets
 
 setup: .venv/.ready ## make .venv with the locked versions
 
-repro: .venv/.ready ## run the whole pipeline on the real model (about 40 minutes on two cores)
-	$(BIN)/dvc repro
+repro: .venv/.ready ## run the whole pipeline on the real model (about 40 minutes on two cores); SETTING=<file of settings/> for another
+	$(BIN)/python -m fgaa_utils.settings $(SETTING)
+ifeq ($(SETTING),gemma-3-270m)
 	@echo && echo "Results: reports/index.html, reports/pages/, and these numbers:" && $(BIN)/python -m fgaa_utils.summary
+endif
 
 test: .venv/.ready ## run the tests, fetching the model if need be
 	$(BIN)/dvc repro --quiet model
 	$(BIN)/python -m pytest
 
-quick: .venv/.ready ## run every stage at small sizes in .quick/, touching no result
-	$(BIN)/python -m fgaa_utils.quick
+quick: .venv/.ready ## run every stage at small sizes in .settings/quick/, touching no result
+	$(BIN)/python -m fgaa_utils.settings quick
+
+BEFORE_sae := data
+BEFORE_effects := features
+BEFORE_ablations := evaluation
+again: .venv/.ready ## run a frozen stage again, resuming from its shards: STAGE=sae, effects or ablations
+	$(BIN)/dvc repro $(BEFORE_$(STAGE))
+	$(BIN)/python -m fgaa_utils.run $(STAGE)
+	$(BIN)/dvc commit --force $(STAGE)
+
+ablations: .venv/.ready ## change one thing of FGAA at a time, SETTING=<file of settings/> for another than the default
+ifeq ($(SETTING),gemma-3-270m)
+	$(MAKE) again STAGE=ablations
+	$(BIN)/dvc repro
+else
+	$(BIN)/python -m fgaa_utils.settings $(SETTING) --ablations
+endif
+
+check-paper: .venv/.ready ## recompute numbers that the paper prints: SETTING=gemma-2-2b TEXTS=<file of contrastive texts>
+	$(BIN)/python -m fgaa_utils.check_paper $(SETTING) $(TEXTS)
 
 lab: .venv/.ready ## open the notebooks in JupyterLab with the parameters of params.yaml
 	$(BIN)/python -m fgaa_utils.run --sync
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-check: .venv/.ready ## what CI checks: style, stripped notebooks, tests, the quick pipeline
+check: .venv/.ready ## what CI checks: style, stripped notebooks, tests, the quick pipeline, the paper's setting on a tiny model
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify --extra-keys "metadata.language_info metadata.papermill cell.metadata.papermill" notebooks/*.ipynb
 	$(MAKE) test
 	$(MAKE) quick
+	$(BIN)/python -m pytest -m pipeline
 
-.PHONY: help setup repro test quick lab check
+.PHONY: help setup repro test quick again ablations check-paper lab check

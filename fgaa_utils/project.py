@@ -27,7 +27,9 @@ STAGES: dict[str, str | None] = {
     "effects": "effects",
     "vectors": "03_vectors",
     "evaluation": "04_evaluation",
-    "capability": "05_capability",
+    "capability": "capability",
+    "ablations": "05_ablations",
+    "compare": "compare",
     "render": None,
 }
 
@@ -56,7 +58,8 @@ def load_params(path: Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def stage_params(stage: str, accepted: list[str], params: dict | None = None) -> dict[str, Any]:
-    """The parameters of one stage: its own section, and those of `base` that it accepts.
+    """The parameters of one stage: its own section, those of `base` that it accepts, and other stages' sections, whole,
+    if it accepts their names.
 
     Raises: ValueError for a key of the section that the stage does not accept, or one that it misses.
     """
@@ -65,7 +68,7 @@ def stage_params(stage: str, accepted: list[str], params: dict | None = None) ->
     for key in section:
         if key not in accepted:
             raise unknown(f"key in section {stage!r} of params.yaml:", key, accepted)
-    merged = {key: value for key, value in params["base"].items() if key in accepted} | section
+    merged = {key: value for key, value in (params["base"] | params).items() if key in accepted} | section
     if missing := [key for key in accepted if key not in merged]:
         raise ValueError(f"params.yaml: section {stage!r} lacks {', '.join(missing)}")
     return merged

@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter, MarkdownExporter
 from traitlets.config import Config
 
 from fgaa_utils.project import METRICS, REPORTS, ROOT, STAGES
-from fgaa_utils.vectors import LABELS, method_order
+from fgaa_utils.vectors import LABELS, METHODS, method_order
 
 PAGES = REPORTS / "pages"
 # Streams are logs; a stream is kept only where a cell prints a result on standard output.
@@ -114,11 +114,20 @@ def results_block(notebook: nbformat.NotebookNode) -> str:
         cells = [f"{e['value']:.2f} [{e['lo']:.2f}, {e['hi']:.2f}]" for e in entries]
         name = key.replace("_", " ").capitalize()
         rows.append(f"| {'**' + name + '**' if key == 'average' else name} | {' | '.join(cells)} |")
+    price = json.loads((METRICS / "capability.json").read_text())["at_chosen_scale"]
+    for name, key, form in (
+        ("Perplexity, times", "perplexity_ratio", ".1f"),
+        ("Accuracy, change", "accuracy_change", "+.2f"),
+    ):
+        found = [price[m][key] if m in METHODS else None for m in methods]
+        cells = [f"{e['value']:{form}} [{e['lo']:{form}}, {e['hi']:{form}}]" if e else "" for e in found]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     number = next(i for i, cell in enumerate(notebook.cells) if "def intervals(" in cell.source)
     figure = next(PAGES.glob(f"04_evaluation_files/*_{number}_*.png")).relative_to(ROOT)
     text = (
         "Behaviour times coherence (BCS) on test prompts with 95 % intervals; variant and scale were chosen on "
-        "validation prompts. The methods from `random vector` on know no behaviour."
+        "validation prompts. The methods from `random vector` on know no behaviour. The last two rows are what steering "
+        "costs at the chosen scales: perplexity of held-out text and multiple-choice accuracy, against the unsteered model."
     )
     return "\n".join([text, "", *rows, "", f"![BCS by behaviour and method]({figure})"])
 
@@ -137,7 +146,7 @@ def main() -> None:
     PAGES.mkdir(parents=True)
     links, sections = [], []
     for stage, name in STAGES.items():
-        if name is None:
+        if name is None or not (REPORTS / f"{name}.ipynb").exists():  # a setting need not have every stage
             continue
         notebook = clean_notebook(REPORTS / f"{name}.ipynb")
         to_markdown(notebook, name)

@@ -113,9 +113,10 @@ def parameter_cell(stage: str, names: list[str]) -> str:
     values = stage_params(stage, names)
     lines = []
     for name in names:
-        section = document[stage] if name in (document.get(stage) or {}) else document["base"]
-        token = section.ca.items.get(name, [None] * 3)[2]
+        section = next(part for part in (document.get(stage) or {}, document["base"], document) if name in part)
+        token = section.ca.items.get(name, [None] * 3)[2] if section else None
         comment = token.value.split("\n")[0].strip() if token else ""
+        comment = f"# the section {name} of params.yaml" if section is document else comment
         lines.append(f"{name} = {values[name]!r}" + (f"  {comment}" if comment else ""))
     return "\n".join(lines)
 

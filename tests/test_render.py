@@ -225,6 +225,9 @@ def test_the_average_is_the_last_row_of_the_readmes_table(tmp_path, monkeypatch)
     (tmp_path / "evaluation.json").write_text(
         json.dumps({"bcs": {"fgaa": dict.fromkeys(("anger", "average", "want_to_die"), entry)}})
     )
+    cost = {"perplexity_ratio": {"value": 22.0, "lo": 1.5, "hi": 300.0}}
+    cost["accuracy_change"] = {"value": -0.125, "lo": -0.25, "hi": 0.0}
+    (tmp_path / "capability.json").write_text(json.dumps({"at_chosen_scale": {"fgaa": cost}}))
     monkeypatch.setattr(render, "METRICS", tmp_path)
     monkeypatch.setattr(render, "ROOT", tmp_path)
     monkeypatch.setattr(render, "PAGES", tmp_path)
@@ -232,8 +235,15 @@ def test_the_average_is_the_last_row_of_the_readmes_table(tmp_path, monkeypatch)
     (tmp_path / "04_evaluation_files" / "04_evaluation_0_0.png").write_bytes(PNG)
     block = render.results_block(new_notebook(cells=[new_code_cell("def intervals(): pass")]))
     rows = [line for line in block.splitlines() if line.startswith("|")]
-    assert [row.split("|")[1].strip() for row in rows[2:]] == ["Anger", "Want to die", "**Average**"]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [
+        "Anger",
+        "Want to die",
+        "**Average**",
+        "Perplexity, times",
+        "Accuracy, change",
+    ]
     assert rows[2].split("|")[2].strip() == "0.50 [0.25, 0.75]"
+    assert rows[-2].split("|")[2].strip() == "22.0 [1.5, 300.0]"
 
 
 def test_only_the_readmes_results_are_replaced(tmp_path, monkeypatch):
