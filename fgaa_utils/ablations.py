@@ -18,7 +18,7 @@ from torch import Tensor
 from fgaa_utils import evaluation as ev
 from fgaa_utils.approximator import FITS, EffectMap, Moments, fit_adam, fit_reduced_rank, fit_ridge
 from fgaa_utils.effects import EffectData
-from fgaa_utils.features import bos_filter, contrastive_difference, density_filter, target
+from fgaa_utils.features import bos_filter, check_norm, contrastive_difference, density_filter, target
 from fgaa_utils.generate import SamplingParams
 from fgaa_utils.judge import Judge
 from fgaa_utils.model import LanguageModel
@@ -29,7 +29,6 @@ from fgaa_utils.vectors import fgaa
 
 SAME = 1e-5  # vectors that differ by no more in any entry are one vector
 GROUP = 54  # vectors generated together
-NORMS = ["l1", "l2", "none"]
 DECODER = "decoder"  # no effect map: a latent's direction is its decoder row
 
 
@@ -65,8 +64,7 @@ class Recipe:
         if changes.get("fit", self.fit) not in (*FITS, DECODER, self.fit):
             raise unknown("fit", changes["fit"], [*FITS, DECODER])
         made = Recipe(**(vars(self) | changes))
-        if made.target_norm not in NORMS:
-            raise unknown("target_norm", made.target_norm, NORMS)
+        check_norm(made.target_norm)
         if made.fit == DECODER and made.bias_weight:
             raise ValueError(f"a row has fit: {DECODER}, which has no bias; add bias_weight: 0.0 to it")
         if made.effect_vectors and made.fit not in FITS:

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from fgaa_utils.capture import capture_resid
 from fgaa_utils.model import LanguageModel
+from fgaa_utils.project import unknown
 from fgaa_utils.sae import encode
+
+NORMS = {"l1": 1, "l2": 2, "none": None}  # of a target, by the values of vectors.target_norm
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,19 @@ def top_k_filter(v: Tensor, n1: int, n2: int) -> Tensor:
 
 
 def target(v: Tensor, n1: int, n2: int, *, norm: str = "l1") -> Tensor:
-    """v_target (d_sae,): the top-k entries of a filtered v_diff, divided by their norm (`l1`, `l2` or `none`)."""
+    """v_target (d_sae,): the top-k entries of a filtered v_diff, divided by their norm (`l1`, `l2` or `none`).
+
+    Raises: ValueError for an unknown norm, or as top_k_filter does.
+    """
+    check_norm(norm)
     kept = top_k_filter(v, n1, n2)
-    if norm == "none":
-        return kept
-    return kept / kept.norm(p={"l1": 1, "l2": 2}[norm])
+    return kept if norm == "none" else kept / kept.norm(p=NORMS[norm])
+
+
+def check_norm(norm: str) -> None:
+    """Raises: ValueError for a norm of the target that does not exist."""
+    if norm not in NORMS:
+        raise unknown("target_norm", norm, list(NORMS))
 
 
 @torch.no_grad()

@@ -35,7 +35,8 @@ def load_sae(source: str | Path, lm: LanguageModel, layer: int) -> SAE:
 
     source: `own`, the one of the sae stage; a folder in sae-lens's format; or `release:id` of sae-lens's directory of
     pretrained SAEs, from the hub. Raises: OSError if it cannot be had; ValueError if it reads another layer or place
-    than the residual stream after block `layer`, or its d_in is not the model's d_model.
+    than the residual stream after block `layer`, its d_in is not the model's d_model, or its decoder rows cannot be
+    given unit norm.
     """
     folder = DATA / "sae" if source == "own" else Path(source)
     if (folder / "cfg.json").exists():
@@ -61,7 +62,7 @@ def load_sae(source: str | Path, lm: LanguageModel, layer: int) -> SAE:
         raise ValueError(f"the SAE {source} reads {hook}, base.layer wants blocks.{layer}.hook_resid_post")
     try:
         sae.fold_W_dec_norm()
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # sae-lens's refusal, where it would change which latents are the top k
         raise ValueError(f"the SAE {source} cannot be given unit decoder rows: {error}") from error
     return sae.to(lm.device).eval()
 

@@ -97,3 +97,8 @@ def test_out_of_range_and_nothing_left():
         top_k_filter(v, 1, -1)
     with pytest.raises(ValueError, match="no latent is left with n1=2"):
         top_k_filter(v, 2, 0)
+
+
+def test_an_unknown_norm_of_the_target_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown target_norm 'L1'.*l1, l2, none"):
+        target(torch.tensor([1.0, 2.0]), 1, 0, norm="L1")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.batchtopk_sae import BatchTopK
+from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from fgaa_utils import sae as sae_module
 from fgaa_utils.capture import capture_resid
@@ -140,4 +141,12 @@ def test_wrong_width_and_missing_sae(tiny, tmp_path):
     sae.save_inference_model(tmp_path)
     assert json.loads((tmp_path / "cfg.json").read_text())["d_in"] == 16
     with pytest.raises(ValueError, match=r"d_in=16, the model has d_model=32"):
+        load_sae(tmp_path, tiny, 1)
+
+
+def test_an_sae_that_cannot_have_unit_decoder_rows_is_refused(tiny, tmp_path):
+    config = TopKSAEConfig(d_in=32, d_sae=50, k=4, rescale_acts_by_decoder_norm=False, dtype="float32", device="cpu")
+    config.metadata.hook_name = "blocks.1.hook_resid_post"
+    TopKSAE(config).save_model(tmp_path)
+    with pytest.raises(ValueError, match="cannot be given unit decoder rows: Folding W_dec_norm is not safe"):
         load_sae(tmp_path, tiny, 1)
