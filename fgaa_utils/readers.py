@@ -18,7 +18,7 @@ from fgaa_utils.model import resolve_dtype
 from fgaa_utils.project import unknown
 
 MAX_TOKENS = 256  # what lies beyond is not read; the embedder was trained on no more
-LANES, STEP = 16, 8  # rows of one pass; padded lengths are multiples of STEP
+LANES, STEP = 16, 8  # rows of one pass; padded lengths are multiples of STEP. Logits take as many rows as both at once
 
 
 def fold(text: str) -> str:
@@ -99,10 +99,16 @@ class Reference:
         resid = np.zeros((len(rows), self.model.config.hidden_size), dtype=np.float32)
         for numbers, ids, mask in padded_batches(rows, start):
             out = self.model.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+            follow = ids.roll(-1, dims=1).flatten()  # the last of a row is never read
+            states = out.last_hidden_state.flatten(0, 1)
+            read = [
+                F.cross_entropy(self.model.lm_head(part).float(), ids_part, reduction="none")
+                for part, ids_part in zip(states.split(LANES * STEP), follow.split(LANES * STEP))
+            ]
+            by_lane = torch.cat(read).view_as(ids)
             for lane, number in enumerate(numbers):
                 end = len(rows[number])
-                logits = self.model.lm_head(out.last_hidden_state[lane, : end - 1]).float()  # one text's at a time
-                nll[number] = F.cross_entropy(logits, ids[lane, 1:end], reduction="none").numpy()
+                nll[number] = by_lane[lane, : end - 1].numpy().copy()
                 if end > 1:
                     resid[number] = out.hidden_states[self.middle][lane, 1:end].float().mean(dim=0).numpy()
         return nll, resid
