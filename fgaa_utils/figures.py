@@ -14,6 +14,12 @@ def save_figure(grid: sns.axisgrid.Grid, folder: Path, name: str) -> None:
     grid.figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
 
 
+def colour_bar(grid: sns.FacetGrid, label: str) -> None:
+    """One colour bar beside all panels of a grid of heat maps that share their colours."""
+    axes = list(grid.axes.flat)
+    grid.figure.colorbar(axes[0].collections[0], ax=axes, shrink=0.6, pad=0.02, label=label)
+
+
 def set_style() -> None:
     """seaborn's style for the whole project: legible at column width, colour-blind safe."""
     rc = {

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from fgaa_utils.behaviours import Behaviour
-from fgaa_utils.coherence import coherence_features, damaged_windows, fit_coherence, windows
+from fgaa_utils.coherence import coherence_features, damaged_windows, fit_coherence, predict_coherence, windows
 from fgaa_utils.project import RAW, unknown
 from fgaa_utils.readers import Embedder, LanguageId, Reference
 from fgaa_utils.shards import digest
@@ -26,6 +26,7 @@ from fgaa_utils.shards import digest
 FOLDS = 5
 MIN_TEXTS = 20  # judge texts on each side of a behaviour
 PART = 2048  # texts that are read between two savings of the scores
+LABEL_PENALTY = 0.1  # the same for coherence as labelled; 0.03 to 0.3 agree equally well with other labelled texts
 PENALTY = 10.0  # inverse L2 penalty; held-out AUC and Brier score hardly change between 5 and 20
 
 
@@ -51,7 +52,7 @@ class HeldOutBehaviour:
 
 @dataclass(frozen=True)
 class HeldOutCoherence:
-    """severity, scores, kind (n,): windows of documents that the model of the score did not see; severity 0 and
+    """severity, scores, kind (n,): windows of documents that the models of the score did not see; severity 0 and
     kind "natural" are untouched text, at least as many as damaged ones."""
 
     severity: NDArray
@@ -171,6 +172,7 @@ class LocalJudge:
         cls,
         behaviours: list[Behaviour],
         documents: pd.DataFrame,
+        labelled: pd.DataFrame,
         *,
         reference: Path,
         seed: int,
@@ -181,13 +183,13 @@ class LocalJudge:
         """A judge of these behaviours, its `validation` measured on text held out in five folds.
 
         documents: columns source and text; `coherence_texts` windows of them, and as many damaged copies, fit
-        the coherence model.
+        one model of coherence. labelled: columns text and coherence_label (0..1), which fit the other.
 
         Raises: ValueError for too few judge texts or documents; FileNotFoundError for a model that is not there.
         """
         judge_texts(behaviours)  # counts are checked before anything heavy starts
         judge = cls(Embedder(embedder), Reference(reference), LanguageId(language_id))
-        coherence = judge._fit_coherence(documents, coherence_texts, seed)
+        coherence = judge._fit_coherence(documents, labelled, coherence_texts, seed)
         held_out = judge._fit_behaviours(behaviours, seed)
         judge.validation = Validation(held_out, coherence)
         return judge
@@ -212,20 +214,24 @@ class LocalJudge:
             frame.assign(text=list(self._scores)).to_parquet(partial, index=False)
             os.replace(partial, self._file)
 
-    def _fit_coherence(self, documents: pd.DataFrame, count: int, seed: int) -> HeldOutCoherence:
+    def _fit_coherence(
+        self, documents: pd.DataFrame, labelled: pd.DataFrame, count: int, seed: int
+    ) -> HeldOutCoherence:
         rng = np.random.default_rng([seed, 1])
         natural = windows(documents, count, rng).assign(kind="natural", severity=0.0)
         damaged = damaged_windows(natural, self.reference.pieces(rng), rng)
         texts = pd.concat([natural, damaged], ignore_index=True)
         features, resid = self._read(texts.text.tolist())
         severity = texts.severity.to_numpy()
+        by_label, _ = self._read(labelled.text.tolist())
+        as_labelled = fit_coherence(by_label, labelled.coherence_label.to_numpy(), C=LABEL_PENALTY)
         folds = grouped_folds(texts.document.to_numpy(), rng)
         scores = np.zeros(len(texts))
         for fold in range(FOLDS):
             train = folds != fold
-            model = fit_coherence(features[train], severity[train])
-            scores[~train] = model.predict_proba(features[~train])[:, 1]
-        self._coherence = fit_coherence(features, severity)
+            models = fit_coherence(features[train], 1 - severity[train]), as_labelled
+            scores[~train] = predict_coherence(models, features[~train])
+        self._coherence = fit_coherence(features, 1 - severity), as_labelled
         self._centre = resid[: len(natural)].mean(axis=0)  # of text that no behaviour is trained or tested on
         return HeldOutCoherence(severity, scores, texts.kind.to_numpy())
 
@@ -275,7 +281,7 @@ class LocalJudge:
             coherence, resid = self._read(part)
             features = self._behaviour_features(part, resid)
             columns = [self._apply(model, part, features) for model in self._models.values()]
-            sound = self._coherence.predict_proba(coherence)[:, 1]
+            sound = predict_coherence(self._coherence, coherence)
             columns.append(np.where([any(c.isalnum() for c in text) for text in part], sound, 0.0))
             self._scores |= zip(part, np.stack(columns, axis=1))
             self._save()
@@ -293,5 +299,6 @@ class LocalJudge:
         return self._score(texts)[:, list(self._models).index(behaviour)]
 
     def coherence(self, texts: list[str]) -> NDArray:
-        """Estimated share (texts,) of each text that is sound, 0..1; 0 for a text without a letter or digit."""
+        """Coherence (texts,) of each text as annotators would label it, 0..1 (see fgaa_utils.coherence); 0 for a text
+        without a letter or digit."""
         return self._score(texts)[:, -1]

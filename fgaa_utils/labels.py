@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from fgaa_utils.project import DATA
-from fgaa_utils.stats import estimate, resample
+from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate, resample
 
 STEERED = DATA / "labels" / "steered.csv"
 TOP = 3  # highest label
-CHOSEN = "chosen cells"  # of texts drawn from the cells that a run reported; the first ones are from all scales
+FIRST = "first"  # of texts drawn from all methods and scales: these fit the judge's coherence; the others test it
 CLEAR = 0.5  # of the highest: a text shows the behaviour, or is mostly sound, above this
 
 
@@ -61,3 +61,21 @@ def agreement(labels: NDArray, scores: NDArray, *, draws: int, seed: int) -> dic
         known = not np.isnan(value)
         table[name] = estimate(value, values[~np.isnan(values)], len(labels)) if known else None
     return table
+
+
+def method_scores(texts: pd.DataFrame, by: str, *, draws: int, seed: int) -> tuple[dict[str, NDArray], dict[str, dict]]:
+    """(scores, table): BCS of labelled texts by `label` or by a judge's `score`.
+
+    texts: columns method, behaviour, behaviour_<by> and coherence_<by>, every method with texts of every
+    behaviour. scores[method] (behaviours,), behaviours in alphabetical order; table[method] {value, lo, hi, n} is
+    their average, bootstrapped over texts and behaviours.
+    """
+    scores, table = {}, {}
+    for method, part in texts.groupby("method"):
+        cells = [cell for _, cell in part.groupby("behaviour")]
+        pairs = [(cell[f"behaviour_{by}"].to_numpy(), cell[f"coherence_{by}"].to_numpy()) for cell in cells]
+        boots = [bcs_draws(*pair, np.zeros(len(pair[0])), draws=draws, seed=seed) for pair in pairs]
+        scores[method] = np.array([bcs(*pair) for pair in pairs])
+        averages = average_draws(np.stack(boots), seed=seed)
+        table[method] = estimate(float(scores[method].mean()), averages, len(part), units=len(cells))
+    return scores, table

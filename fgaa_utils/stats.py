@@ -88,6 +88,24 @@ def paired_comparisons(ours: NDArray, others: dict[str, NDArray]) -> dict[str, d
     return table
 
 
+def paired_samples(difference: NDArray, draws: NDArray, *, units: int) -> list[dict[str, float]]:
+    """One {value, lo, hi, p} a behaviour for the differences (behaviours,) of two methods' scores.
+
+    draws (behaviours, draws): differences of their bootstrap scores, drawn on the same prompts and samples, of which
+    the bootstrap drew `units` at its top. p is of a t test on the bootstrap's standard error, corrected for the number
+    of behaviours (Holm); 1 where nothing differs.
+    """
+    error = draws.std(axis=1, ddof=1) * (units / max(1, units - 1)) ** 0.5
+    t = np.divide(difference, error, out=np.zeros_like(difference), where=error > 0)
+    raw = 2 * stats.t.sf(np.abs(t), units - 1) if units > 1 else np.ones(len(difference))
+    corrected = multipletests(raw, method="holm")[1]
+    found = []
+    for value, row, p in zip(difference, draws, corrected):
+        lo, hi = interval(row, units=units)
+        found.append({"value": round(float(value), 4), "lo": round(lo, 4), "hi": round(hi, 4), "p": round(float(p), 4)})
+    return found
+
+
 def detectable_difference(ours: NDArray, other: NDArray, *, power: float = 0.8) -> float:
     """Smallest true mean difference that a paired t test at 5 % over as many behaviours finds with probability
     `power`, if differences spread as those observed do; 1 for a single behaviour."""

@@ -16,6 +16,7 @@ from fgaa_utils.coherence import (
     damaged_windows,
     fit_coherence,
     longest_run,
+    predict_coherence,
     surface,
     windows,
 )
@@ -181,5 +182,12 @@ def test_the_fractional_fit_recovers_shares():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 1))
     share = 1 / (1 + np.exp(-2 * x[:, 0]))
-    predicted = fit_coherence(x, 1 - share).predict_proba(x)[:, 1]
+    predicted = predict_coherence((fit_coherence(x, share),), x)
     np.testing.assert_allclose(predicted, share, atol=0.02)
+
+
+def test_the_lower_of_two_models_counts():
+    x = np.linspace(-3, 3, 50)[:, None]
+    rising, falling = (fit_coherence(x, (np.sign(side * x[:, 0]) + 1) / 2) for side in (1, -1))
+    together = predict_coherence((rising, falling), x)
+    assert together.max() <= 0.5 + 1e-6 and together[0] < 0.1 > together[-1]

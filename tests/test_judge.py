@@ -8,6 +8,7 @@ from fgaa_utils import judge as module
 from fgaa_utils.behaviours import Behaviour, read_behaviours
 from fgaa_utils.corpus import load_documents
 from fgaa_utils.judge import FOLDS, LocalJudge, auc, class_weights, fit_calibrated, grouped_folds, judge_texts
+from fgaa_utils.labels import FIRST, label_auc, read_labels, spearman
 from fgaa_utils.project import MODEL, RAW
 
 
@@ -55,6 +56,11 @@ class LanguageId:
         return np.array([float(t.startswith("le ")) for t in texts])
 
 
+LABELLED = pd.DataFrame(
+    {"text": [f"word {'again ' * i}" for i in range(1, 9)], "coherence_label": np.linspace(1, 0, 8)}
+)
+
+
 @pytest.fixture
 def documents() -> pd.DataFrame:
     text = " ".join(f"Line {i} says that the weather is fine and that we stay here for one more day." for i in range(9))
@@ -70,7 +76,7 @@ def stand_in(monkeypatch, documents):
     Embedder.calls = []
 
     def fit(*behaviours: Behaviour) -> LocalJudge:
-        return LocalJudge.fit(list(behaviours), documents, reference="none", seed=0, coherence_texts=60)
+        return LocalJudge.fit(list(behaviours), documents, LABELLED, reference="none", seed=0, coherence_texts=60)
 
     return fit
 
@@ -209,7 +215,9 @@ def real() -> LocalJudge:
     documents = load_documents(RAW / "corpus", heldout=heldout, caps=caps, density_share=0.06)
     documents = documents[documents.split == "density"]
     reference = MODEL / "smollm2-135m-instruct"
-    return LocalJudge.fit(read_behaviours(), documents, reference=reference, seed=0, coherence_texts=200)
+    labels = read_labels()
+    first = labels[labels.drawn == FIRST]
+    return LocalJudge.fit(read_behaviours(), documents, first, reference=reference, seed=0, coherence_texts=200)
 
 
 @pytest.mark.real
@@ -229,11 +237,22 @@ def test_coherence_falls_with_severity(real):
 
 
 @pytest.mark.real
+def test_coherence_agrees_with_labels_that_trained_nothing(real):
+    labels = read_labels()
+    others = labels[labels.drawn != FIRST]
+    scores, known = real.coherence(others.text.tolist()), others.coherence_label.to_numpy()
+    assert spearman(known, scores) > 0.65 and label_auc(known, scores) > 0.85
+    assert abs(scores.mean() - known.mean()) < 0.1  # calibrated, not only in the right order
+
+
+@pytest.mark.real
 def test_french_is_not_incoherent(real):
     french = next(b for b in read_behaviours() if b.key == "french").judge_positive
     backwards = [" ".join(text.split()[::-1]) for text in french]
     sound, reversed_words = real.coherence(list(french)).mean(), real.coherence(backwards).mean()
-    assert sound > 0.75 and sound > reversed_words + 0.1  # words in reverse order lose less than they should
+    held = real.validation.coherence
+    natural = held.scores[held.severity == 0].mean()
+    assert sound > natural - 0.1 and sound > reversed_words + 0.15
 
 
 @pytest.mark.real

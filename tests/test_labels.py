@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from fgaa_utils.behaviours import read_behaviours
-from fgaa_utils.labels import STEERED, agreement, label_auc, read_labels, spearman
+from fgaa_utils.labels import STEERED, agreement, label_auc, method_scores, read_labels, spearman
 
 KEYS = [b.key for b in read_behaviours()]
 
@@ -54,3 +54,17 @@ def test_one_sided_labels_have_no_auc():
 
 def test_constant_scores_agree_with_nothing():
     assert spearman(np.array([0.0, 1.0]), np.array([0.5, 0.5])) == 0
+
+
+def test_labelled_texts_give_a_score_for_each_method():
+    labels = read_labels()
+    last = labels[labels.drawn == labels.drawn.iloc[-1]]
+    scores, table = method_scores(last, "label", draws=200, seed=0)
+    one = last[(last.method == "caa") & (last.behaviour == "french")]
+    assert scores["caa"][sorted(set(last.behaviour)).index("french")] == pytest.approx(
+        one.behaviour_label.mean() * one.coherence_label.mean()
+    )
+    for method, found in scores.items():
+        assert table[method]["lo"] < found.mean() < table[method]["hi"] and table[method]["n"] == len(
+            last[last.method == method]
+        )

@@ -16,6 +16,7 @@ from fgaa_utils.stats import (
     interval,
     paired_comparisons,
     paired_difference,
+    paired_samples,
     resample,
 )
 
@@ -224,3 +225,33 @@ def test_bootstrap_metric_spreads_like_the_metric():
     fresh = [roc_auc_score(labels, labels + rng.normal(0, 1, 120)) for _ in range(200)]
     draws = bootstrap_metric(roc_auc_score, labels, labels + rng.normal(0, 1, 120), draws=200, seed=0)
     assert 0.7 < draws.std() / np.std(fresh) < 1.4
+
+
+def one_comparison(rng, shift):
+    """paired_samples of two methods on nine behaviours, ten prompts of three samples; prompts differ in level."""
+    groups, samples = np.repeat(np.arange(10), 3), []
+    for extra in (shift, 0.0):
+        level = rng.normal(0, 0.15, size=(9, 10))[:, groups]
+        samples.append(np.clip(0.5 + extra + level + rng.normal(0, 0.2, size=(9, 30)), 0, 1))
+    ones = np.ones(30)
+    draws = [np.stack([bcs_draws(b, ones, groups, draws=300, seed=0) for b in side]) for side in samples]
+    means = [side.mean(axis=1) for side in samples]
+    return paired_samples(means[0] - means[1], draws[0] - draws[1], units=10)
+
+
+def test_identical_methods_seldom_differ_on_any_behaviour():
+    rng = np.random.default_rng(5)
+    families = [one_comparison(rng, 0.0) for _ in range(120)]
+    assert np.mean([min(e["p"] for e in family) < 0.05 for family in families]) < 0.11
+    covered = [e["lo"] <= 0 <= e["hi"] for family in families for e in family]
+    assert 0.92 < np.mean(covered) < 0.98
+
+
+def test_a_large_difference_is_found_on_most_behaviours():
+    families = [one_comparison(np.random.default_rng(seed), 0.35) for seed in range(5)]
+    assert np.mean([e["p"] < 0.05 for family in families for e in family]) > 0.6
+    assert all(e["p"] <= 1 for family in families for e in family)
+
+
+def test_equal_scores_differ_nowhere():
+    assert paired_samples(np.zeros(2), np.zeros((2, 50)), units=4) == [{"value": 0, "lo": 0, "hi": 0, "p": 1}] * 2
