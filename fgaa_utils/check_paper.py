@@ -20,7 +20,6 @@ from sae_lens import SAE
 from fgaa_utils import features
 from fgaa_utils.approximator import load_effect_map
 from fgaa_utils.behaviours import read_behaviours
-from fgaa_utils.capture import capture_resid
 from fgaa_utils.model import LanguageModel, load_model
 from fgaa_utils.project import DATA, load_params, unknown
 from fgaa_utils.sae import decoder_rows, load_sae
@@ -91,9 +90,7 @@ def check(lm: LanguageModel, sae: SAE, params: dict, texts: Texts, paper: dict, 
         v = features.bos_filter(v, stats.bos_latents)
         wanted = features.target(v, paper["best_n1"][name].get(behaviour, 4), 0)
         ours = fgaa(effect_map, wanted, bias_weight=bias_weight)
-        resid = [
-            torch.stack([r.float().mean(dim=0) for r in capture_resid(lm, lm.encode(side), layer)]) for side in sides
-        ]
+        resid = [features.mean_resid(lm, side, layer, include_bos=True) for side in sides]
         others = {
             "caa": caa(*resid),
             "sae": sae_row(decoder_rows(sae), int(v.argmax())),

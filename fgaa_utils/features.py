@@ -64,6 +64,12 @@ def mean_latents(lm: LanguageModel, sae: SAE, texts: list[str], layer: int, *, i
     return torch.stack(acts)
 
 
+def mean_resid(lm: LanguageModel, texts: list[str], layer: int, *, include_bos: bool) -> Tensor:
+    """The residual stream averaged over the tokens of each text, (texts, d_model), float32: what CAA is made of."""
+    start = 0 if include_bos else 1
+    return torch.stack([r[start:].float().mean(dim=0) for r in capture_resid(lm, lm.encode(texts), layer)])
+
+
 def contrastive_difference(positive: Tensor, negative: Tensor) -> Tensor:
     """v_diff (d_sae,): mean over X+ minus mean over X- of latents (texts, d_sae) (Eq. 1)."""
     return positive.mean(dim=0) - negative.mean(dim=0)
