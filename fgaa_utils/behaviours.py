@@ -96,7 +96,7 @@ def read_behaviours(names: list[str] | str = "all", folder: Path = FOLDER) -> li
     """
     if names != "all" and (isinstance(names, str) or not names):
         raise ValueError(f"behaviours is {names!r}; it must be all, or a list of names such as [anger, love]")
-    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
     if not paths:
         raise ValueError(f"{folder} holds no behaviour files")
     if other := sorted(path.name for path in folder.glob("*.yml")):

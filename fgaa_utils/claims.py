@@ -28,12 +28,15 @@ def verdict(lo: float, hi: float, threshold: float = 0.0) -> str:
     return "does not hold" if hi < threshold else "undecided"
 
 
-def above_all(claim: str, ours: NDArray, others: dict[str, NDArray], shown_in: str, *, margin: float = 0.0) -> Claim:
+def above_all(
+    claim: str, ours: NDArray, others: dict[str, NDArray], shown_in: str, *, margin: float = 0.0, limit: float = 1.0
+) -> Claim:
     """The claim that ours exceeds each other, less `margin`, on average over behaviours (behaviours,), paired.
 
-    It holds if it holds against every other, and does not hold if it fails against one.
+    It holds if it holds against every other, and does not hold if it fails against one. `limit`: see
+    stats.paired_difference.
     """
-    found = {name: paired_difference(ours, other) for name, other in others.items()}
+    found = {name: paired_difference(ours, other, limit=limit) for name, other in others.items()}
     verdicts = {verdict(lo, hi, -margin) for _, lo, hi in found.values()}
     overall = next(v for v in ("does not hold", "undecided", "holds") if v in verdicts)
     measured = "; ".join(f"{name} {mean:+.3f} [{lo:+.3f}, {hi:+.3f}]" for name, (mean, lo, hi) in found.items())

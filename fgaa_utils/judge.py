@@ -26,8 +26,8 @@ from fgaa_utils.shards import digest
 FOLDS = 5
 MIN_TEXTS = 20  # judge texts on each side of a behaviour
 PART = 2048  # texts that are read between two savings of the scores
-LABEL_PENALTY = 0.1  # the same for coherence as labelled; 0.03 to 0.3 agree equally well with other labelled texts
 PENALTY = 10.0  # inverse L2 penalty; held-out AUC and Brier score hardly change between 5 and 20
+LABEL_PENALTY = 0.1  # of coherence as labelled, likewise; 0.03 to 0.3 agree equally well with the second lot of labels
 
 
 class Judge(Protocol):
@@ -299,6 +299,6 @@ class LocalJudge:
         return self._score(texts)[:, list(self._models).index(behaviour)]
 
     def coherence(self, texts: list[str]) -> NDArray:
-        """Coherence (texts,) of each text as annotators would label it, 0..1 (see fgaa_utils.coherence); 0 for a text
-        without a letter or digit."""
+        """Coherence (texts,) of each text, 0..1: the lower of what damage and labels say (see fgaa_utils.coherence); 0
+        for a text without a letter or digit."""
         return self._score(texts)[:, -1]

@@ -21,7 +21,7 @@ CLEAR = 0.5  # of the highest: a text shows the behaviour, or is mostly sound, a
 
 
 def read_labels(path: Path = STEERED) -> pd.DataFrame:
-    """The labelled texts with columns drawn, behaviour, method, scale, text and, per criterion (behaviour,
+    """The labelled texts with columns drawn, behaviour, method, variant, scale, prompt, text and, per criterion (behaviour,
     coherence), `<criterion>_label`: the mean of both annotators, 0..1, and `a_<criterion>`, `b_<criterion>`, 0..3.
 
     Raises: ValueError for a label outside 0..3.
@@ -69,7 +69,13 @@ def method_scores(texts: pd.DataFrame, by: str, *, draws: int, seed: int) -> tup
     texts: columns method, behaviour, behaviour_<by> and coherence_<by>, every method with texts of every
     behaviour. scores[method] (behaviours,), behaviours in alphabetical order; table[method] {value, lo, hi, n} is
     their average, bootstrapped over texts and behaviours.
+
+    Raises: ValueError for a method without texts of some behaviour.
     """
+    if gaps := [key for key, n in pd.crosstab(texts.method, texts.behaviour).stack().items() if n == 0]:
+        raise ValueError(
+            f"no labelled text of {gaps[0][0]} for {gaps[0][1]}; every method needs texts of every behaviour"
+        )
     scores, table = {}, {}
     for method, part in texts.groupby("method"):
         cells = [cell for _, cell in part.groupby("behaviour")]

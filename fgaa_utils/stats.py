@@ -92,8 +92,8 @@ def paired_samples(difference: NDArray, draws: NDArray, *, units: int) -> list[d
     """One {value, lo, hi, p} a behaviour for the differences (behaviours,) of two methods' scores.
 
     draws (behaviours, draws): differences of their bootstrap scores, drawn on the same prompts and samples, of which
-    the bootstrap drew `units` at its top. p is of a t test on the bootstrap's standard error, corrected for the number
-    of behaviours (Holm); 1 where nothing differs.
+    the bootstrap drew `units` at its top (prompts, or samples of the only prompt). p is of a t test on the bootstrap's
+    standard error, corrected for the number of behaviours (Holm); 1 for one unit or where the draws do not differ.
     """
     error = draws.std(axis=1, ddof=1) * (units / max(1, units - 1)) ** 0.5
     t = np.divide(difference, error, out=np.zeros_like(difference), where=error > 0)
@@ -115,16 +115,16 @@ def detectable_difference(ours: NDArray, other: NDArray, *, power: float = 0.8) 
     return float(effect * (ours - other).std(ddof=1))
 
 
-def paired_difference(ours: NDArray, other: NDArray) -> tuple[float, float, float]:
+def paired_difference(ours: NDArray, other: NDArray, *, limit: float = 1.0) -> tuple[float, float, float]:
     """(mean, lo, hi) of the difference of two methods' scores over the same behaviours (behaviours,).
 
     Student's interval: a bootstrap of nine differences is too narrow. One behaviour tells nothing of others, and
-    its interval is all that scores from 0 to 1 allow.
+    its interval is all that the scores allow, -limit to limit: 1 for scores from 0 to 1.
     """
     difference = ours - other
     mean, count = float(difference.mean()), len(difference)
     if count < 2:
-        return mean, -1.0, 1.0
+        return mean, -limit, limit
     half = stats.t.ppf(0.975, count - 1) * difference.std(ddof=1) / count**0.5
     return mean, mean - float(half), mean + float(half)
 

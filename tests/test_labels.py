@@ -68,3 +68,10 @@ def test_labelled_texts_give_a_score_for_each_method():
         assert table[method]["lo"] < found.mean() < table[method]["hi"] and table[method]["n"] == len(
             last[last.method == method]
         )
+
+
+def test_a_method_without_texts_of_a_behaviour_is_named():
+    labels = read_labels()
+    gap = labels[(labels.method != "caa") | (labels.behaviour != "love")]
+    with pytest.raises(ValueError, match="no labelled text of caa for love"):
+        method_scores(gap[gap.drawn == gap.drawn.iloc[-1]], "label", draws=10, seed=0)

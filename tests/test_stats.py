@@ -255,3 +255,9 @@ def test_a_large_difference_is_found_on_most_behaviours():
 
 def test_equal_scores_differ_nowhere():
     assert paired_samples(np.zeros(2), np.zeros((2, 50)), units=4) == [{"value": 0, "lo": 0, "hi": 0, "p": 1}] * 2
+
+
+def test_one_prompt_or_one_unit_decides_nothing():
+    draws = np.random.default_rng(0).normal(0.5, 0.01, size=(2, 50))
+    assert [e["p"] for e in paired_samples(np.full(2, 0.5), draws, units=1)] == [1, 1]
+    assert paired_difference(np.array([3.0]), np.array([0.0]), limit=np.inf) == (3.0, -np.inf, np.inf)
