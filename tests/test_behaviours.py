@@ -209,3 +209,11 @@ def test_two_files_with_one_name(tmp_path):
 def test_a_folder_without_files(tmp_path):
     with pytest.raises(ValueError, match="holds no behaviour files"):
         read_behaviours("all", tmp_path)
+
+
+def test_behaviours_come_in_the_order_of_their_keys(tmp_path):
+    for stem in ("love-letter", "love"):
+        write(tmp_path, stem)
+        path = tmp_path / f"{stem}.yaml"
+        path.write_text(path.read_text().replace("name: Rain", f"name: {stem}"))
+    assert [b.key for b in read_behaviours("all", tmp_path)] == ["love", "love-letter"]
