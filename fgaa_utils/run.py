@@ -122,7 +122,7 @@ def parameter_cell(stage: str, names: list[str]) -> str:
 
 
 def sync_parameters() -> None:
-    """Write params.yaml's values and comments into the parameter cells of all notebooks."""
+    """Write params.yaml's values and comments into the parameter cells of the notebooks that hold other values."""
     for stage, notebook in STAGES.items():
         if notebook is None:
             continue
@@ -130,8 +130,15 @@ def sync_parameters() -> None:
         names = accepted_parameters(path)
         content = nbformat.read(path, as_version=4)
         cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
-        cell.source = parameter_cell(stage, names)
-        nbformat.write(content, path)
+        source = parameter_cell(stage, names)
+        if cell_values(source) != cell_values(cell.source):  # else a notebook would change, and its stage run again
+            cell.source = source
+            nbformat.write(content, path)
+
+
+def cell_values(source: str) -> dict[str, object]:
+    """{name: value} of a parameter cell, whatever its layout and comments."""
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
 
 
 def main() -> None:

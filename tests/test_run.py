@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -33,3 +34,16 @@ def test_resources_keep_the_other_stages_and_the_order_of_the_pipeline(tmp_path,
         ("data", {"seconds": 5, "peak_gib": 1}),
         ("features", {"seconds": 63, "peak_gib": 1.5}),
     ]
+
+
+def test_sync_rewrites_only_notebooks_that_hold_other_values(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path / "notebooks")
+    path = run.notebook_path("features")
+    changed = path.read_text().replace("theta = 0.01", "theta = 0.5")
+    assert changed != path.read_text()
+    path.write_text(changed)
+    run.sync_parameters()
+    notebooks = {p.name: p.read_text() for p in (tmp_path / "notebooks").glob("*.ipynb")}
+    assert "theta = 0.5" not in notebooks.pop(path.name)
+    assert notebooks == {name: (ROOT / "notebooks" / name).read_text() for name in notebooks}
