@@ -3,7 +3,6 @@
 Time stamps, execution counts and progress bars are left out, so a re-run that changes no result changes no byte.
 """
 
-import ast
 import html
 import json
 import re
@@ -15,6 +14,7 @@ from nbconvert import HTMLExporter, MarkdownExporter
 from traitlets.config import Config
 
 from fgaa_utils.project import METRICS, REPORTS, ROOT, STAGES
+from fgaa_utils.run import cell_values
 from fgaa_utils.vectors import LABELS, METHODS, method_order
 
 PAGES = REPORTS / "pages"
@@ -55,11 +55,7 @@ def _is_repeated_injection(cell: nbformat.NotebookNode, cells: list[nbformat.Not
     if "injected-parameters" not in cell.metadata.get("tags", []):
         return False
     defaults = next(c for c in cells if "parameters" in c.metadata.get("tags", []))
-    return _values(cell.source) == _values(defaults.source)
-
-
-def _values(source: str) -> dict[str, object]:
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
+    return cell_values(cell.source) == cell_values(defaults.source)
 
 
 def _clean_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
