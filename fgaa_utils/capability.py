@@ -8,7 +8,6 @@ coefficient in the absolute norm of the residual stream; all zero is unsteered.
 
 from collections.abc import Callable
 from copy import copy
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache
 
+from fgaa_utils.halving import Halving
 from fgaa_utils.model import LanguageModel
 from fgaa_utils.project import unknown
 from fgaa_utils.questions import Question
@@ -71,31 +71,28 @@ def _one_question(lm: LanguageModel, prefix: list[int], options: list[list[int]]
     return torch.stack(columns, dim=1).cpu()
 
 
-def _in_groups(measure: Callable[[Tensor], Tensor], added: Tensor, *, tokens: int, batch_tokens: int) -> Tensor:
-    """measure(added) made for so many deltas at a time that `tokens` of each are at most `batch_tokens` in all."""
-    rows = max(1, batch_tokens // tokens)
-    return torch.cat([measure(group) for group in added.chunk(-(-len(added) // rows))])
-
-
 def option_logprobs(
-    lm: LanguageModel, questions: list[Question], deltas: Tensor, layer: int, *, batch_tokens: int = 2048
+    lm: LanguageModel, questions: list[Question], deltas: Tensor, layer: int, *, batch_tokens: int | None = None
 ) -> Tensor:
     """Summed log-probability of every option after its question's prefix, (deltas, options), float32, nats.
 
     Options of all questions stand in one axis, in order; see accuracy. Every delta (deltas, d_model) steers every
     position, BOS included. The prefix is computed once; its keys and values are shared by the options.
-    At most `batch_tokens` go through the upper blocks at once, or one delta's.
+    At most `batch_tokens` (default: lm.batch_tokens) go through the upper blocks at once, or one delta's; fewer if
+    they do not fit.
 
     Raises: ValueError for a wrong shape of the deltas, or a value that is not finite.
     """
     added = check_delta(lm, deltas, len(deltas))
     prefixes = lm.encode([question.prefix for question in questions])
+    in_parts = Halving(batch_tokens or lm.batch_tokens)
     columns = []
     for question, prefix in zip(questions, prefixes, strict=True):
         options = lm.encode([f" {option}" for option in question.options], bos=False)
-        measure = partial(_one_question, lm, prefix, options, layer)
         tokens = len(prefix) + max(map(len, options))
-        columns.append(_in_groups(measure, added, tokens=tokens, batch_tokens=batch_tokens))
+        columns.append(
+            in_parts(lambda part: _one_question(lm, prefix, options, layer, added[part]), len(added), each=tokens)
+        )
     return torch.cat(columns, dim=1)
 
 
@@ -122,7 +119,9 @@ def accuracy(questions: list[Question], logprobs: Tensor, *, score: str = "per_c
     return torch.stack(columns, dim=-1)
 
 
-def steered_text_ce(lm: LanguageModel, ids: Tensor, deltas: Tensor, layer: int, *, batch_tokens: int = 2048) -> Tensor:
+def steered_text_ce(
+    lm: LanguageModel, ids: Tensor, deltas: Tensor, layer: int, *, batch_tokens: int | None = None
+) -> Tensor:
     """Mean next-token cross-entropy of each text under each delta, (deltas, texts), float32, nats per token.
 
     `ids` (texts, pos) start with BOS and have no pads; BOS is not predicted. The ratio of perplexities to
@@ -136,7 +135,8 @@ def steered_text_ce(lm: LanguageModel, ids: Tensor, deltas: Tensor, layer: int, 
         logits = edited_logits(lm, row[None], layer, lambda h: h + group)  # (deltas, pos, vocabulary)
         return next_token_ce(logits, row.expand(len(group), -1)).mean(dim=1)
 
-    columns = [_in_groups(partial(one_text, row), added, tokens=len(row), batch_tokens=batch_tokens) for row in ids]
+    in_parts = Halving(batch_tokens or lm.batch_tokens)
+    columns = [in_parts(lambda part: one_text(row, added[part]), len(added), each=len(row)) for row in ids]
     return torch.stack(columns, dim=1)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fgaa_utils.halving import Halving
 from fgaa_utils.model import LanguageModel
 
 
@@ -38,29 +39,30 @@ def capture_resid(
     texts: Sequence[Sequence[int]],
     layer: int,
     *,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     progress: str | None = None,
 ) -> Iterator[Tensor]:
     """The residual stream after block `layer` of each text in turn, (pos, d_model), without pads.
 
-    `texts` are token ids, BOS included if it is wanted. At most `batch_tokens` padded tokens go through the
-    model at once: 2,048 is fastest on two cores, where more no longer fits the cache. `progress` labels a bar.
+    `texts` are token ids, BOS included if it is wanted. At most `batch_tokens` padded tokens (default: as the device
+    takes, lm.batch_tokens) go through the model at once, fewer if they do not fit. `progress` labels a bar.
 
     Raises: ValueError for an empty text.
     """
     if empty := [i for i, text in enumerate(texts) if len(text) == 0]:
         raise ValueError(f"text {empty[0]} has no tokens; leave it out or keep its BOS")
     bar = tqdm(total=len(texts), desc=progress, disable=progress is None, mininterval=10)
+    in_parts = Halving(batch_tokens or lm.batch_tokens)
     start = 0
     while start < len(texts):
         stop, width = start, 0
         while stop < len(texts):
             width = max(width, len(texts[stop]))
-            if stop > start and width * (stop + 1 - start) > batch_tokens:
+            if stop > start and width * (stop + 1 - start) > in_parts.size:
                 break
             stop += 1
         ids, mask = pad_right(texts[start:stop], lm.tokenizer.pad_token_id)
-        resid = resid_batch(lm, ids, mask, layer)
+        resid = in_parts(lambda part: resid_batch(lm, ids[part], mask[part], layer), len(ids), each=width)
         for i, text in enumerate(texts[start:stop]):
             yield resid[i, : len(text)]
         bar.update(stop - start)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from fgaa_utils.capture import capture_resid
 from fgaa_utils.generate import Rows, SamplingParams, generate, row_seeds
+from fgaa_utils.halving import Halving
 from fgaa_utils.model import LanguageModel
 from fgaa_utils.sae import decoder_rows, encode, sae_identity
 from fgaa_utils.shards import ShardStore, digest
@@ -51,14 +52,19 @@ def ce_scales(
     size = batch * 32
     store = ShardStore(folder, identity, -(-len(vectors) // size))
     base = torch.stack([steered_ce(lm, row[None], layer, None)[0] for row in ids])
+    in_parts = Halving(batch)
     for index in tqdm(store.missing(), desc="CE rule", mininterval=15):
         part = vectors[index * size : (index + 1) * size]
         rises = torch.zeros(len(part), len(probes))
         for start in range(0, len(part), batch):
             group = part[start : start + batch]
             for p, probe in enumerate(probes):
-                ce = [steered_ce(lm, row.expand(len(group), -1), layer, probe * group) - b for row, b in zip(ids, base)]
-                rises[start : start + batch, p] = torch.stack(ce).mean(dim=0)
+                delta = probe * group
+                ce = [
+                    in_parts(lambda k: steered_ce(lm, row.expand(len(delta[k]), -1), layer, delta[k]), len(delta))
+                    for row in ids
+                ]
+                rises[start : start + batch, p] = (torch.stack(ce) - base[:, None]).mean(dim=0)
         store.write(index, {"rises": rises})
     return interpolate_scale(torch.cat([shard["rises"] for shard in store]), probes, rise)
 

@@ -4,7 +4,7 @@ Rows of one prompt length form batches of one fixed size (the last one filled up
 of a matrix product changes its rounding; no row is padded. A batch is a shard on disk.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache
 
+from fgaa_utils.halving import Halving
 from fgaa_utils.model import LanguageModel
 from fgaa_utils.shards import ShardStore, digest
 from fgaa_utils.steer import check_delta
@@ -149,28 +150,6 @@ def generate_batch(
         with tracer.invoke():
             tokens = tracer.result.save()
     return tokens.cpu()
-
-
-class Halving:
-    """Runs batches `size` rows at a time; when memory does not suffice, half as many from then on."""
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def __call__(self, run: Callable[[slice], Tensor], rows: int) -> Tensor:
-        """run(slice) over all `rows`, its results joined. Raises: torch.OutOfMemoryError if one row is too many."""
-        parts, start = [], 0
-        while start < rows:
-            try:
-                parts.append(run(slice(start, start + self.size)))
-                start += self.size
-            except torch.OutOfMemoryError:
-                if self.size == 1:
-                    raise
-                self.size = -(-self.size // 2)
-                torch.cuda.empty_cache()
-                print(f"a batch did not fit into memory; going on with {self.size} rows at a time", flush=True)
-        return torch.cat(parts)
 
 
 def batches_of(rows: Rows, batch: int) -> list[np.ndarray]:

@@ -93,6 +93,11 @@ class LanguageModel:
         """What the device adds to the identity of a computation: nothing on the processor."""
         return {} if self.device.type == "cpu" else {"device": self.device.type}
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one pass: on the processor as many as its cache holds, on a GPU enough to keep it busy."""
+        return 2048 if self.device.type == "cpu" else 16384
+
     def block(self, layer: int):
         """nnsight's envoy of block `layer` (0-based); its output is the residual stream (batch, pos, d_model).
 

@@ -3,7 +3,6 @@ from functools import wraps
 import pytest
 import torch
 
-from fgaa_utils import capability
 from fgaa_utils.capability import accuracy, measure_cells, option_logprobs, steered_text_ce
 from fgaa_utils.questions import Question
 from fgaa_utils.steer import steered_ce
@@ -91,18 +90,6 @@ def test_the_prefix_is_computed_once_and_logits_only_where_needed(tiny):
         hook.remove()
     assert seen == [(1, 20), (1, 3), (1, 6), (1, 1)]  # one row up to the steered layer, whatever the deltas
     assert scored == [(3, 1), (3, 3), (3, 6), (3, 1)]
-
-
-def test_batches_are_bounded_and_cover_all_deltas(tiny):
-    sizes = []
-
-    def measure(group):
-        sizes.append(len(group))
-        return group[:, 0]
-
-    added = make_deltas(tiny, 10)[:, None]
-    assert torch.equal(capability._in_groups(measure, added, tokens=30, batch_tokens=100), added[:, 0])
-    assert sizes == [3, 3, 3, 1]
 
 
 def test_the_model_is_restored(tiny):

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from fgaa_utils.generate import (
-    Halving,
     Rows,
     SamplingParams,
     batches_of,
@@ -211,11 +210,3 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_row_is_lost(tiny, tmp_path, 
     assert sizes[:3] == [8, 4, 2] and max(sizes[3:]) == 2, "the size that fits is kept"
     shard = load_tensors(next((tmp_path / "halved").glob("*/shard_00000.safetensors")))[0]
     assert int(shard["together"]) == 2
-
-
-def test_one_row_that_does_not_fit_is_an_error():
-    def none_fits(part):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        Halving(4)(none_fits, 8)
