@@ -19,7 +19,7 @@ from fgaa_utils.approximator import load_effect_map
 from fgaa_utils.behaviours import read_behaviours
 from fgaa_utils.model import load_model
 from fgaa_utils.project import ROOT
-from fgaa_utils.sae import load_sae
+from fgaa_utils.sae import load_sae, sae_identity
 from fgaa_utils.settings import WORKSPACES, read_setting
 
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -58,6 +58,8 @@ def test_model_sae_and_effect_map_load_from_the_hub_and_fit(offline, size):
     assert lm.d_model == d_model and tiny_hub.REVISION[:16] in lm.identity
     sae = load_sae(setting["base"]["sae_source"], lm, layer)
     assert (sae.cfg.d_in, sae.cfg.d_sae) == (d_model, tiny_hub.D_SAE)
+    scope = tiny_hub.snapshot(offline, "models", f"google/gemma-scope-{size}-pt-res") / tiny_hub.SIZES[size][1]
+    assert sae_identity(load_sae(scope, lm, layer)) == sae_identity(sae), "the folder alone, without the hub"
     shape = {"d_model": d_model, "d_sae": tiny_hub.D_SAE, "identity": {}}
     found = load_effect_map(setting["vectors"]["fit"], ROOT, **shape)
     assert found.M.shape == (d_model, tiny_hub.D_SAE)

@@ -3,123 +3,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-from sae_lens.saes.batchtopk_sae import BatchTopK
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+from safetensors.torch import save_file
 
-from fgaa_utils import sae as sae_module
 from fgaa_utils.capture import capture_resid
-from fgaa_utils.sae import (
-    CandidateBatchTopK,
-    ResidualSAE,
-    TrainingBatches,
-    capture_training_acts,
-    evaluate_sae,
-    load_sae,
-    sae_identity,
-    train_sae,
-)
-
-TRAINING = {
-    "d_in": 32,
-    "d_sae": 64,
-    "l0": 6,
-    "tokens": 1600,
-    "batch": 32,
-    "lr": 1e-3,
-    "lr_decay_share": 0.3,
-    "checkpoints": 4,
-    "seed": 0,
-}
-METADATA = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post"}
+from fgaa_utils.sae import evaluate_sae, load_sae
 
 
-@pytest.fixture
-def store(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(sae_module, "ROWS_PER_SHARD", 8)
-    rows = np.random.default_rng(0).integers(3, 1000, size=(44, 12)).astype(np.int32)
-    rows[:, 0] = tiny.tokenizer.bos_token_id
-    return capture_training_acts(tiny, rows, 1, tmp_path / "activations")
-
-
-def test_candidate_selection_equals_sae_lens():
-    ours, theirs = CandidateBatchTopK(5), BatchTopK(5)
-    generator = torch.Generator().manual_seed(0)
-    for scale in (1.0, 3.0, 0.1):  # the floor of one batch is too high for the last
-        x = scale * torch.randn(40, 100, generator=generator)
-        assert torch.equal(ours(x), theirs(x))
-
-
-def test_auxiliary_loss_equals_sae_lens():
-    torch.manual_seed(0)
-    config = BatchTopKTrainingSAEConfig(k=4, d_in=16, d_sae=50, dtype="float32", device="cpu")
-    ours = ResidualSAE(config)
-    x, out, pre = torch.randn(20, 16), torch.randn(20, 16), torch.randn(20, 50)
-    for dead in (torch.zeros(50).bool(), torch.arange(50) % 7 == 0, torch.ones(50).bool()):
-        expected = BatchTopKTrainingSAE.calculate_topk_aux_loss(ours, x, out, pre, dead)
-        torch.testing.assert_close(ours.calculate_topk_aux_loss(x, out, pre, dead), expected)
-
-
-def test_training_acts_leave_out_bos(tiny, store):
-    assert sum(len(shard["resid"]) for shard in store) == 44 * 11
-    assert store.count == 6
-
-
-def test_batches_are_standardised_seeded_and_cover_an_epoch_once(store):
-    batches = TrainingBatches(store, batch=11, seed=3)
-    every = torch.cat([b for b, _ in zip(batches, range(44))])
-    raw = torch.cat([shard["resid"] for shard in store])
-    back = every * batches.scale + batches.mean
-    torch.testing.assert_close(back.sum(dim=1).sort().values, raw.sum(dim=1).sort().values, atol=1e-3, rtol=1e-4)
-    again = torch.cat([b for b, _ in zip(TrainingBatches(store, batch=11, seed=3), range(44))])
-    other = torch.cat([b for b, _ in zip(TrainingBatches(store, batch=11, seed=4), range(44))])
-    assert torch.equal(every, again) and not torch.equal(every, other)
-
-
-@pytest.mark.parametrize("skip", [1, 17, 30, 60])
-def test_skipping_goes_on_where_an_unbroken_run_would(store, skip):
-    unbroken = [b for b, _ in zip(TrainingBatches(store, batch=11, seed=0), range(skip + 3))]
-    resumed = [b for b, _ in zip(TrainingBatches(store, batch=11, seed=0, skip=skip), range(3))]
-    for a, b in zip(unbroken[skip:], resumed, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_saved_sae_reads_the_raw_stream(tiny, store, tmp_path):
-    """Loading gives back, on h, what the trained SAE gives on (h - mean) / scale, in the units of h."""
-    train_sae(store, tmp_path, **TRAINING | {"tokens": 16000, "lr": 3e-3}, metadata=METADATA)
-    sae = load_sae(tmp_path, tiny, 1)
-    norms = sae.W_dec.norm(dim=1)
-    torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-3, rtol=0)
-    resid = torch.cat([shard["resid"] for shard in store])
-    with torch.no_grad():
-        error = (resid - sae(resid)).pow(2).sum()
-    assert error < 0.6 * (resid - resid.mean(dim=0)).pow(2).sum()
-    assert sae.cfg.architecture() == "jumprelu"
-    assert isinstance(SAE.load_from_disk(tmp_path, device="cpu"), SAE)
-
-
-def test_resumed_training_equals_an_unbroken_one(tiny, store, tmp_path, monkeypatch):
-    train_sae(store, tmp_path / "whole", **TRAINING, metadata=METADATA)
-    step = ResidualSAE.training_forward_pass
-    steps = []
-
-    def killed(self, step_input):
-        steps.append(1)
-        if len(steps) == 30:
-            raise KeyboardInterrupt
-        return step(self, step_input)
-
-    monkeypatch.setattr(ResidualSAE, "training_forward_pass", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train_sae(store, tmp_path / "broken", **TRAINING, metadata=METADATA)
-    monkeypatch.undo()
-    monkeypatch.setattr(sae_module, "ROWS_PER_SHARD", 8)
-    steps.clear()
-    train_sae(store, tmp_path / "broken", **TRAINING, metadata=METADATA)
-    assert sae_identity(load_sae(tmp_path / "broken", tiny, 1)) == sae_identity(load_sae(tmp_path / "whole", tiny, 1))
-
-
-def test_evaluation_of_a_perfect_and_an_empty_sae(tiny, tiny_sae, store):
+def test_evaluation_of_a_perfect_and_an_empty_sae(tiny, tiny_sae):
     rows = np.array([[1, 5, 6, 7, 8, 9], [1, 10, 11, 12, 13, 14]], dtype=np.int32)
     quality = evaluate_sae(tiny_sae, tiny, rows, 1)
     resid = torch.stack([r[1:] for r in capture_resid(tiny, rows.tolist(), 1)]).flatten(0, 1)
@@ -136,9 +27,7 @@ def test_evaluation_of_a_perfect_and_an_empty_sae(tiny, tiny_sae, store):
 def test_wrong_width_and_missing_sae(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match="no SAE at"):
         load_sae(tmp_path, tiny, 1)
-    torch.manual_seed(0)
-    sae = ResidualSAE(BatchTopKTrainingSAEConfig(k=4, d_in=16, d_sae=50, dtype="float32", device="cpu"))
-    sae.save_inference_model(tmp_path)
+    TopKSAE(TopKSAEConfig(d_in=16, d_sae=50, k=4, dtype="float32", device="cpu")).save_model(tmp_path)
     assert json.loads((tmp_path / "cfg.json").read_text())["d_in"] == 16
     with pytest.raises(ValueError, match=r"d_in=16, the model has d_model=32"):
         load_sae(tmp_path, tiny, 1)
@@ -150,3 +39,45 @@ def test_an_sae_that_cannot_have_unit_decoder_rows_is_refused(tiny, tmp_path):
     TopKSAE(config).save_model(tmp_path)
     with pytest.raises(ValueError, match="cannot be given unit decoder rows: Folding W_dec_norm is not safe"):
         load_sae(tmp_path, tiny, 1)
+
+
+@pytest.fixture
+def scope_weights():
+    rng = np.random.default_rng(0)
+    weights = {"W_enc": rng.normal(size=(32, 50)), "W_dec": rng.normal(size=(50, 32)), "b_enc": rng.normal(size=50)}
+    weights |= {"b_dec": rng.normal(size=32), "threshold": rng.uniform(1, 5, size=50)}
+    return {name: values.astype(np.float32) for name, values in weights.items()}
+
+
+def save_scope(folder, weights, version):
+    folder.mkdir(parents=True)
+    if version == 1:
+        np.savez(folder / "params.npz", **weights)
+    else:
+        tensors = {name.lower(): torch.from_numpy(values) for name, values in weights.items()}
+        save_file(tensors, folder / "params.safetensors")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_folder_of_gemma_scope_equals_its_definition(tiny, tmp_path, scope_weights, version):
+    save_scope(tmp_path / "mine", scope_weights, version)
+    sae = load_sae(tmp_path / "mine", tiny, 2)
+    norms = np.linalg.norm(scope_weights["W_dec"], axis=1)
+    h = np.random.default_rng(1).normal(size=(7, 32)).astype(np.float32)
+    pre = h @ scope_weights["W_enc"] + scope_weights["b_enc"]
+    acts = np.where(pre > scope_weights["threshold"], pre, 0)
+    with torch.no_grad():
+        ours = sae.encode(torch.from_numpy(h))
+        out = sae.decode(ours)
+    assert (acts > 0).any()
+    np.testing.assert_allclose(ours.numpy(), acts * norms, rtol=1e-4, atol=1e-4)  # unit decoder rows
+    np.testing.assert_allclose(
+        out.numpy(), acts @ scope_weights["W_dec"] + scope_weights["b_dec"], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_folder_of_gemma_scope_says_its_layer_in_its_path(tiny, tmp_path, scope_weights):
+    save_scope(tmp_path / "layer_2" / "average_l0_82", scope_weights, 1)
+    assert load_sae(tmp_path / "layer_2" / "average_l0_82", tiny, 2).cfg.d_sae == 50
+    with pytest.raises(ValueError, match=r"reads blocks\.2\.hook_resid_post, base\.layer wants blocks\.1"):
+        load_sae(tmp_path / "layer_2" / "average_l0_82", tiny, 1)
