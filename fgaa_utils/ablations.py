@@ -150,7 +150,7 @@ def fit_on(
     )
     if fit == "adam":
         settings = {name: effects[f"adam_{name}"] for name in ("epochs", "lr", "batch")}
-        return fit_adam(lambda: data.chunks(chunks), identity, total=count, seed=seed, **settings)
+        return fit_adam(lambda: data.chunks(chunks), identity, total=count, seed=seed, device=lm.device, **settings)
     folds = [Moments.of(x, y) for x, y in data.chunks(chunks)]
     return {"ridge": fit_ridge, "reduced_rank": fit_reduced_rank}[fit](folds, effects["ridge_strengths"], identity)[0]
 

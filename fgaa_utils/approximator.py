@@ -207,22 +207,23 @@ def fit_adam(
     batch: int,
     total: int,
     seed: int,
+    device: torch.device | str = "cpu",
 ) -> EffectMap:
     """The published fit: Adam on the mean squared error, cosine rate over `epochs`, batches of `batch` pairs.
 
     `batches()` gives (x, y) chunks anew for every epoch; `total` is their number of pairs. Targets are divided
     by one number, their root mean square in the first chunk, so that the published rate means the same in
-    every SAE's units.
+    every SAE's units. The fit is done on `device`.
     """
     torch.manual_seed(seed)
     x, y = next(iter(batches()))
     unit = float(y.pow(2).mean().sqrt())
-    linear = torch.nn.Linear(x.shape[1], y.shape[1])
+    linear = torch.nn.Linear(x.shape[1], y.shape[1]).to(device)  # made before it moves: the same start anywhere
     optimizer = torch.optim.Adam(linear.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * (total // batch))
     for _ in range(epochs):
         for x, y in batches():
-            order = torch.randperm(len(x))
+            x, y, order = x.to(device), y.to(device), torch.randperm(len(x)).to(device)
             for start in range(0, len(x) - batch + 1, batch):
                 rows = order[start : start + batch]
                 loss = torch.nn.functional.mse_loss(linear(x[rows]), y[rows] / unit)
@@ -230,7 +231,7 @@ def fit_adam(
                 loss.backward()
                 optimizer.step()
                 scheduler.step()
-    return EffectMap(linear.weight.detach().T * unit, linear.bias.detach() * unit, identity)
+    return EffectMap(linear.weight.detach().cpu().T * unit, linear.bias.detach().cpu() * unit, identity)
 
 
 def score(predicted: Tensor, y: Tensor, mean_effect: Tensor) -> dict[str, float]:

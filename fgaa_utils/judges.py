@@ -23,11 +23,19 @@ def check_kinds(kinds: list[str]) -> None:
 
 
 def make_judge(
-    kind: str, behaviours: list[Behaviour], local: LocalJudge, *, folder: Path, model: str, server: dict[str, float]
+    kind: str,
+    behaviours: list[Behaviour],
+    local: LocalJudge,
+    *,
+    folder: Path,
+    model: str,
+    server: dict[str, float],
+    device: str = "auto",
 ) -> Judge:
     """The judge of one kind, for these behaviours.
 
-    folder: where a server's answers are kept. model: of the kind hf, a folder under data/model/, a path or a hub id.
+    folder: where a server's answers are kept. model, device: of the kind hf; a folder under data/model/, a path or a
+    hub id. The local judge stays on the processor, so that its scores do not depend on the device.
     server: concurrency, timeout (s) and attempts of the kind openai, whose address, key and model are in the
     environment. Raises: ValueError for an unknown kind or a variable that is not set.
     """
@@ -35,7 +43,7 @@ def make_judge(
     if kind == "openai":
         return ServerJudge.from_environment(behaviours, folder / "answers.jsonl", **server)
     if kind == "hf":
-        return ModelJudge(MODEL / model if (MODEL / model).is_dir() else model, behaviours)
+        return ModelJudge(MODEL / model if (MODEL / model).is_dir() else model, behaviours, device=device)
     return local
 
 

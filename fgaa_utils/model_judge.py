@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from fgaa_utils.behaviours import Behaviour
 from fgaa_utils.criteria import COHERENCE, criteria, messages
-from fgaa_utils.model import resolve_dtype
+from fgaa_utils.model import resolve_device, resolve_dtype
 from fgaa_utils.project import unknown
 from fgaa_utils.readers import LANES, STEP, padded_batches
 
@@ -29,13 +29,15 @@ class ModelJudge:
     the tokenizer does not write each digit as one token; OSError if the model is not there.
     """
 
-    def __init__(self, model: str | Path, behaviours: list[Behaviour], *, dtype: str = "auto"):
+    def __init__(self, model: str | Path, behaviours: list[Behaviour], *, device: str = "auto", dtype: str = "auto"):
         self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=resolve_dtype(dtype)).eval()
+        self.device = resolve_device(device)
+        kind = resolve_dtype(dtype, self.device)
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=kind).to(self.device).eval()
         digits = [self._ids(str(digit)) for digit in range(10)]
         if any(len(ids) != 1 for ids in digits):
             raise ValueError(f"the tokenizer of {model} does not write every digit as one token; choose another judge")
-        self._digits = torch.tensor([ids[0] for ids in digits])
+        self._digits = torch.tensor([ids[0] for ids in digits], device=self.device)
         self._criteria = criteria(behaviours, low=0, high=9)
         self._prefixes: dict[str, DynamicCache] = {}
         self._scores: dict[tuple[str, str], tuple[float, float]] = {}  # (criterion, text): score, mass on digits
@@ -73,7 +75,7 @@ class ModelJudge:
         """Keys and values of what stands before the text, for LANES rows."""
         if criterion not in self._prefixes:
             cache = DynamicCache(config=self.model.config)
-            ids = torch.tensor([self._ids(self.prompt_parts(criterion)[0])])
+            ids = torch.tensor([self._ids(self.prompt_parts(criterion)[0])], device=self.device)
             self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache.batch_repeat_interleave(LANES)
             self._prefixes[criterion] = cache
@@ -85,13 +87,15 @@ class ModelJudge:
         after = self.prompt_parts(criterion)[1]
         rows = [self._ids(text + after) for text in new]
         for numbers, ids, mask in padded_batches(rows, self.tokenizer.eos_token_id or 0):
+            ids, mask = ids.to(self.device), mask.to(self.device)
             cache = copy.deepcopy(self._prefix(criterion))
-            seen = torch.ones(LANES, cache.get_seq_length(), dtype=mask.dtype)
+            seen = torch.ones(LANES, cache.get_seq_length(), dtype=mask.dtype, device=self.device)
             out = self.model(
                 input_ids=ids, attention_mask=torch.cat([seen, mask], dim=1), past_key_values=cache, logits_to_keep=STEP
             )
             last = mask.sum(dim=1) - 1 - (ids.shape[1] - STEP)  # a row ends within the last STEP places
-            probabilities = out.logits[torch.arange(LANES), last].float().softmax(dim=1)[:, self._digits]  # (LANES, 10)
+            ends = out.logits[torch.arange(LANES, device=self.device), last]  # (LANES, vocabulary)
+            probabilities = ends.float().softmax(dim=1)[:, self._digits].cpu()  # (LANES, 10)
             mass = probabilities.sum(dim=1)
             expected = (probabilities @ torch.arange(10.0)) / mass / 9
             for lane, number in enumerate(numbers):

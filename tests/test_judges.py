@@ -38,10 +38,11 @@ def test_a_server_without_its_environment_is_refused(tmp_path, monkeypatch):
 
 def test_hf_prefers_the_projects_models_to_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(judges, "MODEL", tmp_path)
-    monkeypatch.setattr(judges, "ModelJudge", lambda model, behaviours: model)
+    monkeypatch.setattr(judges, "ModelJudge", lambda model, behaviours, *, device: (model, device))
     (tmp_path / "small").mkdir()
-    assert make_judge("hf", [], None, folder=tmp_path, model="small", server=SERVER) == tmp_path / "small"
-    assert make_judge("hf", [], None, folder=tmp_path, model="org/name", server=SERVER) == "org/name"
+    asked = {"folder": tmp_path, "server": SERVER}
+    assert make_judge("hf", [], None, model="small", device="cuda:1", **asked) == (tmp_path / "small", "cuda:1")
+    assert make_judge("hf", [], None, model="org/name", **asked) == ("org/name", "auto")
 
 
 def test_rows_are_judged_for_their_own_target_in_their_own_order():
