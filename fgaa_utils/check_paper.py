@@ -80,7 +80,7 @@ def check(lm: LanguageModel, sae: SAE, params: dict, texts: Texts, paper: dict, 
         v_diff[behaviour] = features.contrastive_difference(*means)
     print(v_diff_table(v_diff, paper["v_diff"][name]).to_markdown(index=False))
 
-    stats = features.latent_stats(lm, sae, rows, layer, top=1, progress="density")
+    stats = features.latent_stats(lm, sae, rows, layer, DATA / "check_paper", top=1, progress="density")
     shape = {"d_model": lm.d_model, "d_sae": sae.cfg.d_sae, "identity": {}}
     effect_map = load_effect_map(vectors["fit"], DATA / "effects", **shape)
     bias_weight = vectors["bias_weight"]

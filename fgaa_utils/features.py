@@ -1,17 +1,22 @@
 """SAE latents of behaviours: densities, BOS latents, the contrastive difference and its filters (paper, Eq. 1-4)."""
 
 from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import torch
 from sae_lens import SAE
 from torch import Tensor
+from tqdm import tqdm
 
 from fgaa_utils.capture import capture_resid
 from fgaa_utils.model import LanguageModel
 from fgaa_utils.project import unknown
-from fgaa_utils.sae import encode
+from fgaa_utils.sae import encode, sae_identity
+from fgaa_utils.shards import ShardStore, digest
 
+ROWS_PER_SHARD = 512  # of background rows; a few seconds to half a minute each
 NORMS = {"l1": 1, "l2": 2, "none": None}  # of a target, by the values of vectors.target_norm
 
 
@@ -35,13 +40,35 @@ class LatentStats:
 
 
 def latent_stats(
-    lm: LanguageModel, sae: SAE, rows: np.ndarray, layer: int, *, top: int, progress: str | None = None
+    lm: LanguageModel, sae: SAE, rows: np.ndarray, layer: int, folder: Path, *, top: int, progress: str | None = None
 ) -> LatentStats:
-    """LatentStats on token rows (rows, context) that begin with BOS, streamed."""
+    """LatentStats on token rows (rows, context) that begin with BOS, streamed, in resumable shards under `folder`."""
+    identity = lm.place | {"model": lm.identity, "sae": sae_identity(sae), "layer": layer, "top": top}
+    identity |= {"rows": digest(torch.from_numpy(rows)), "torch": torch.__version__}
+    store = ShardStore(folder, identity, -(-len(rows) // ROWS_PER_SHARD))
+    bar = tqdm(total=len(rows), desc=progress, disable=progress is None, mininterval=10)
+    bar.update(len(rows) - sum(len(rows[_part(index)]) for index in store.missing()))
+    for index in store.missing():
+        store.write(index, _stats_of_part(lm, sae, rows, _part(index), layer, top, bar))
+    bar.close()
+    stats = reduce(_merge, store)
+    tokens = rows.shape[0] * (rows.shape[1] - 1)
+    return LatentStats(density=stats.pop("fires") / tokens, **stats)
+
+
+def _part(index: int) -> slice:
+    """The rows of one shard."""
+    return slice(index * ROWS_PER_SHARD, (index + 1) * ROWS_PER_SHARD)
+
+
+def _stats_of_part(
+    lm: LanguageModel, sae: SAE, rows: np.ndarray, part: slice, layer: int, top: int, bar: tqdm
+) -> dict[str, Tensor]:
+    """The fields of LatentStats on some of the rows, numbered as in all of them, with counts (`fires`) for densities."""
     d_sae = sae.cfg.d_sae
     fires, bos, other = torch.zeros(d_sae), torch.zeros(d_sae), torch.zeros(d_sae)
     value, row, pos = torch.zeros(d_sae, top), torch.zeros(d_sae, top).long(), torch.zeros(d_sae, top).long()
-    for i, resid in enumerate(capture_resid(lm, rows.tolist(), layer, progress=progress)):
+    for i, resid in enumerate(capture_resid(lm, rows[part].tolist(), layer), start=part.start):
         acts = encode(sae, resid)
         bos = torch.maximum(bos, acts[0])
         fires += (acts[1:] > 0).sum(dim=0)
@@ -53,8 +80,17 @@ def latent_stats(
         order = value[better].argsort(dim=1, descending=True)
         for kept in (value, row, pos):
             kept[better] = kept[better].gather(1, order)
-    tokens = rows.shape[0] * (rows.shape[1] - 1)
-    return LatentStats(fires / tokens, bos, other, value, row, pos)
+        bar.update()
+    return {"fires": fires, "max_bos": bos, "max_other": other, "top_value": value, "top_row": row, "top_pos": pos}
+
+
+def _merge(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What _stats_of_part gives of the rows of both."""
+    merged = {"fires": one["fires"] + other["fires"]}
+    merged |= {name: torch.maximum(one[name], other[name]) for name in ("max_bos", "max_other")}
+    both = {name: torch.cat([one[name], other[name]], dim=1) for name in ("top_value", "top_row", "top_pos")}
+    order = both["top_value"].argsort(dim=1, descending=True, stable=True)[:, : one["top_value"].shape[1]]
+    return merged | {name: values.gather(1, order) for name, values in both.items()}
 
 
 def mean_latents(lm: LanguageModel, sae: SAE, texts: list[str], layer: int, *, include_bos: bool) -> Tensor:

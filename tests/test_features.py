@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from fgaa_utils import features
 from fgaa_utils.capture import capture_resid
 from fgaa_utils.features import (
     LatentStats,
@@ -23,8 +24,10 @@ def all_acts(lm, sae):
         return torch.stack([sae.encode(r) for r in capture_resid(lm, ROWS.tolist(), 1)])  # (row, pos, d_sae)
 
 
-def test_latent_stats_by_loops(tiny, tiny_sae):
-    stats = latent_stats(tiny, tiny_sae, ROWS, 1, top=3)
+@pytest.mark.parametrize("rows_per_shard", [1, 3, 4])
+def test_latent_stats_by_loops(tiny, tiny_sae, tmp_path, monkeypatch, rows_per_shard):
+    monkeypatch.setattr(features, "ROWS_PER_SHARD", rows_per_shard)
+    stats = latent_stats(tiny, tiny_sae, ROWS, 1, tmp_path, top=3)
     acts = all_acts(tiny, tiny_sae)
     for latent in range(tiny_sae.cfg.d_sae):
         fires = sum(float(acts[r, p, latent]) > 0 for r in range(4) for p in range(1, 5))
@@ -36,6 +39,27 @@ def test_latent_stats_by_loops(tiny, tiny_sae):
         for value, row, pos in zip(stats.top_value[latent], stats.top_row[latent], stats.top_pos[latent]):
             if value > 0:
                 assert float(acts[row, pos, latent]) == pytest.approx(float(value), abs=1e-5)
+
+
+def test_latent_stats_go_on_after_a_kill_and_read_nothing_twice(tiny, tiny_sae, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "ROWS_PER_SHARD", 1)
+    whole = vars(latent_stats(tiny, tiny_sae, ROWS, 1, tmp_path / "whole", top=2))
+    read = []
+
+    def killed_after_two(lm, texts, layer):
+        read.append(texts)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return capture_resid(lm, texts, layer)
+
+    monkeypatch.setattr(features, "capture_resid", killed_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        latent_stats(tiny, tiny_sae, ROWS, 1, tmp_path, top=2)
+    resumed = vars(latent_stats(tiny, tiny_sae, ROWS, 1, tmp_path, top=2))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert len(read) == 3 + 2
+    latent_stats(tiny, tiny_sae, ROWS, 1, tmp_path, top=2)
+    assert len(read) == 3 + 2
 
 
 def test_bos_latents_by_the_definition():
