@@ -174,7 +174,7 @@ def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed:
     """(table, draws): table[method][behaviour or "average"] is {value, lo, hi, n}; draws[method] (behaviours, draws).
 
     Values are the BCS of the chosen cells on the samples given; intervals are bootstraps over prompts and
-    samples, and over behaviours too for the average.
+    samples, and over behaviours too for the average. The average of one behaviour is that behaviour's score.
     """
     table: dict[str, dict] = {}
     distributions: dict[str, np.ndarray] = {}
@@ -187,10 +187,11 @@ def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed:
             boots.append(bcs_draws(b, c, groups, draws=draws, seed=seed))
             table[method][choice.target] = estimate(bcs(b, c), boots[-1], len(cell), units=cell.prompt.nunique())
         distributions[method] = np.stack(boots)
-        value = float(np.mean([entry["value"] for entry in table[method].values()]))
-        total = sum(entry["n"] for entry in table[method].values())
+        entries = list(table[method].values())
+        value, total = np.mean([entry["value"] for entry in entries]), sum(entry["n"] for entry in entries)
         averages = average_draws(distributions[method], seed=seed)
-        table[method]["average"] = estimate(value, averages, total, units=len(boots))
+        average = estimate(float(value), averages, total, units=len(entries))
+        table[method]["average"] = average if len(entries) > 1 else entries[0]
     return table, distributions
 
 

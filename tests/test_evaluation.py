@@ -202,6 +202,13 @@ def test_bcs_table_intervals_are_those_of_its_draws():
             assert [entry["lo"], entry["hi"]] == pytest.approx(interval(row, units=len(PROMPTS)), abs=1e-4)
 
 
+def test_the_average_of_one_behaviour_is_its_score():
+    frame = scored(4)
+    choices = ev.choose_cells(ev.cell_scores(frame, KEYS[:1]))
+    table, _ = ev.bcs_table(frame, choices, draws=400, seed=0)
+    assert all(entries["average"] == entries[KEYS[0]] for entries in table.values())
+
+
 def test_scale_curves_follow_the_chosen_variant():
     validation, test = scored(5), scored(6)
     choices = ev.choose_cells(ev.cell_scores(validation, KEYS))
