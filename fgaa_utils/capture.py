@@ -62,7 +62,7 @@ def capture_resid(
                 break
             stop += 1
         ids, mask = pad_right(texts[start:stop], lm.tokenizer.pad_token_id)
-        resid = in_parts(lambda part: resid_batch(lm, ids[part], mask[part], layer), len(ids), each=width)
+        resid = in_parts(lambda part: resid_batch(lm, ids[part], mask[part], layer), len(ids), each=ids.shape[1])
         for i, text in enumerate(texts[start:stop]):
             yield resid[i, : len(text)]
         bar.update(stop - start)

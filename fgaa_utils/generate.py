@@ -168,7 +168,7 @@ def generate(
     """(row numbers, tokens (batch, new_tokens) int32) of each batch, made or read back if it is there.
 
     Batches come in a fixed order and together cover all rows once. Resumable: see ShardStore. A batch that does not
-    fit into memory is made in halves, which may change the rounding; a shard says how many rows went together.
+    fit into memory is made in smaller parts, which may change the rounding; a shard says how many rows went together.
     """
     batches = batches_of(rows, sampling.batch)
     identity = (

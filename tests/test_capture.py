@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from fgaa_utils import capture
 from fgaa_utils.capture import capture_resid, pad_right, resid_batch
 
 TEXTS = [[1, 5], [1, 4, 7, 9, 12, 3], [1, 8, 8], [1, 20, 21, 22, 23, 24, 25, 26, 27]]
@@ -21,6 +22,18 @@ def test_batch_size_and_padding_do_not_matter(tiny, batch_tokens):
     for a, b in zip(alone, together, strict=True):
         assert a.shape == b.shape
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_wider_text_to_come_does_not_cut_the_batch_before_it(tiny, monkeypatch):
+    read, real = [], capture.resid_batch
+
+    def counted(lm, ids, mask, layer):
+        read.append(tuple(ids.shape))
+        return real(lm, ids, mask, layer)
+
+    monkeypatch.setattr(capture, "resid_batch", counted)
+    list(capture_resid(tiny, [[1, 5, 6]] * 4 + [[1, *range(2, 11)]], 1, batch_tokens=12))
+    assert read == [(4, 3), (1, 10)]
 
 
 def test_stops_at_the_layer(tiny):
