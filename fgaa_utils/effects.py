@@ -184,7 +184,12 @@ class EffectData:
         self.heldout_rollouts, self.unsteered_rollouts = heldout_rollouts, unsteered_rollouts
         order = np.random.default_rng([seed, 7]).permutation(sae.cfg.d_sae)
         self.heldout, self.allowed = np.sort(order[:heldout_vectors]), np.sort(order[heldout_vectors:])
-        self.identity = {"model": lm.identity, "sae": sae_identity(sae), "scales": digest(scales), "layer": layer}
+        self.identity = lm.place | {
+            "model": lm.identity,
+            "sae": sae_identity(sae),
+            "scales": digest(scales),
+            "layer": layer,
+        }
         self.identity |= vars(sampling) | {"openers": self.openers, "seed": seed, "heldout": heldout_vectors}
 
     def _store(self, name: str, size: int) -> ShardStore:

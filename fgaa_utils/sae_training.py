@@ -31,7 +31,7 @@ def capture_training_acts(lm: LanguageModel, rows: np.ndarray, layer: int, folde
 
     Each shard holds `resid` (tokens, d_model) in the model's dtype.
     """
-    identity = {"model": lm.identity, "layer": layer, "rows": digest(torch.from_numpy(rows))}
+    identity = lm.place | {"model": lm.identity, "layer": layer, "rows": digest(torch.from_numpy(rows))}
     store = ShardStore(folder, identity, -(-len(rows) // ROWS_PER_SHARD))
     for done, index in enumerate(missing := store.missing(), start=1):
         part = rows[index * ROWS_PER_SHARD : (index + 1) * ROWS_PER_SHARD].tolist()
@@ -148,7 +148,7 @@ def train_sae(
     torch.manual_seed(seed)
     path = folder / "checkpoints" / store.folder.name
     done = sorted(path.glob("*/complete"), key=lambda p: int(p.parent.name.split("_")[-1]))
-    shape = {"d_in": d_in, "d_sae": d_sae, "k": l0, "dtype": "float32", "device": str(device)}
+    shape = {"d_in": d_in, "d_sae": d_sae, "k": l0, "dtype": "float32", "device": "cpu"}  # the same start on any device
     sae = ResidualSAE(BatchTopKTrainingSAEConfig(**shape))
     steps = tokens // batch
     config = SAETrainerConfig(
@@ -167,7 +167,7 @@ def train_sae(
     trainer = SAETrainer(config, sae, iter(()), save_checkpoint_fn=_mark_complete)
     if done:
         newest = done[-1].parent
-        sae.load_state_dict(load_file(newest / "sae_weights.safetensors", device=str(device)))
+        sae.load_state_dict(load_file(newest / "sae_weights.safetensors"))
         trainer.load_trainer_state(newest)
         trainer.n_training_steps = trainer.n_training_samples // batch  # sae-lens saves it one short
         print(f"resumed at {trainer.n_training_samples:,} tokens")
@@ -202,5 +202,5 @@ def _save_for_inference(sae: ResidualSAE, folder: Path, mean: Tensor, scale: flo
         weights[name] = weights[name] * scale
     weights["b_dec"] = weights["b_dec"] + mean
     save_file({name: t.half().contiguous() for name, t in weights.items()}, weights_path)
-    config = json.loads(config_path.read_text()) | {"dtype": "float16"}
+    config = json.loads(config_path.read_text()) | {"dtype": "float16", "device": "cpu"}
     config_path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
