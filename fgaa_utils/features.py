@@ -16,7 +16,7 @@ from fgaa_utils.project import unknown
 from fgaa_utils.sae import encode, sae_identity
 from fgaa_utils.shards import ShardStore, digest
 
-ROWS_PER_SHARD = 512  # of background rows; a few seconds to half a minute each
+ROWS_PER_SHARD = 512  # of background rows: what a killed run loses at most
 NORMS = {"l1": 1, "l2": 2, "none": None}  # of a target, by the values of vectors.target_norm
 
 
@@ -44,7 +44,7 @@ def latent_stats(
 ) -> LatentStats:
     """LatentStats on token rows (rows, context) that begin with BOS, streamed, in resumable shards under `folder`."""
     identity = lm.place | {"model": lm.identity, "sae": sae_identity(sae), "layer": layer, "top": top}
-    identity |= {"rows": digest(torch.from_numpy(rows)), "torch": torch.__version__}
+    identity |= {"rows": digest(torch.from_numpy(rows)), "shard": ROWS_PER_SHARD, "torch": torch.__version__}
     store = ShardStore(folder, identity, -(-len(rows) // ROWS_PER_SHARD))
     bar = tqdm(total=len(rows), desc=progress, disable=progress is None, mininterval=10)
     bar.update(len(rows) - sum(len(rows[_part(index)]) for index in store.missing()))
@@ -77,7 +77,7 @@ def _stats_of_part(
         better = (peak > value[:, -1]).nonzero().squeeze(1)  # few latents improve on a row
         for new, kept in ((peak, value), (torch.full((d_sae,), i), row), (place + 1, pos)):
             kept[better, -1] = new[better]
-        order = value[better].argsort(dim=1, descending=True)
+        order = value[better].argsort(dim=1, descending=True, stable=True)
         for kept in (value, row, pos):
             kept[better] = kept[better].gather(1, order)
         bar.update()
