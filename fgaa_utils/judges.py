@@ -34,8 +34,8 @@ def make_judge(
 ) -> Judge:
     """The judge of one kind, for these behaviours.
 
-    folder: where a server's answers are kept. model, device: of the kind hf; a folder under data/model/, a path or a
-    hub id. The local judge stays on the processor, so that its scores do not depend on the device.
+    folder: where a server's answers are kept. model (a folder under data/model/, a path or a hub id) and device (see
+    resolve_device): of the kind hf; the local judge stays on the processor, so that its scores are the same anywhere.
     server: concurrency, timeout (s) and attempts of the kind openai, whose address, key and model are in the
     environment. Raises: ValueError for an unknown kind or a variable that is not set.
     """

@@ -26,7 +26,8 @@ class ModelJudge:
     """Scores by a causal language model; `mass` tells how much of its probability lay on the ten digits.
 
     The instruction is read once a criterion, and its keys and values are shared by all texts. Raises: ValueError if
-    the tokenizer does not write each digit as one token; OSError if the model is not there.
+    the tokenizer does not write each digit as one token, or for an unknown device or dtype (see fgaa_utils.model);
+    OSError if the model is not there.
     """
 
     def __init__(self, model: str | Path, behaviours: list[Behaviour], *, device: str = "auto", dtype: str = "auto"):
