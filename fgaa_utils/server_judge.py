@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def _setting(name: str) -> str:
     return value
 
 
+def check_environment() -> tuple[str, str, str]:
+    """(base URL, key, model) of the server. Raises: ValueError for a variable that is not set or cannot be right."""
+    base_url, key, model = _setting(BASE_URL), _setting(API_KEY), _setting(JUDGE_MODEL)
+    if not base_url.startswith(("http://", "https://")):
+        raise ValueError(f"{BASE_URL} must start with http:// or https://")
+    if not re.fullmatch(r"[\w.~+/=:|-]+", key, re.ASCII):
+        raise ValueError(f"{API_KEY} holds a character that no key has; copy it again, without quotes")
+    return base_url, key, model
+
+
 @functools.cache
 def _background_loop() -> asyncio.AbstractEventLoop:
     """An event loop in a thread of its own, because a notebook's loop is already running."""
@@ -109,12 +120,13 @@ class ServerJudge:
         *,
         concurrency: int,
         attempts: int,
+        prices: tuple[float, float] | None = None,
     ):
         if concurrency < 1 or attempts < 1:
             raise ValueError(f"concurrency is {concurrency}, attempts {attempts}; both must be at least 1")
         self._criteria = criteria(behaviours, low=1, high=10)
         self._client, self._settings, self._cache = client, settings, AnswerCache(cache)
-        self._concurrency, self._attempts = concurrency, attempts
+        self._concurrency, self._attempts, self._prices = concurrency, attempts, prices
         self._missing: set[str] = set()
         self._malformed = ""  # the last such answer
         self._counts = dict.fromkeys(("asked", "cached", "retried_malformed", "prompt_tokens", "completion_tokens"), 0)
@@ -128,24 +140,21 @@ class ServerJudge:
         concurrency: int,
         timeout: float,
         attempts: int,
+        prices: tuple[float, float] | None = None,
         retries: int = 8,
         json_mode: bool = True,
     ) -> "ServerJudge":
         """A judge that asks the server OPENAI_BASE_URL for the model FGAA_JUDGE_MODEL with the key OPENAI_API_KEY.
 
-        timeout: seconds without a byte from the server. retries: of one request, after waits of 0.5 s growing to 8 s.
+        timeout: seconds without a byte from the server. prices: of a million tokens in and out, for the estimate. retries: of one request, after waits of 0.5 s growing to 8 s.
         json_mode: off for a server that does not know response_format.
 
         Raises: ValueError for a variable that is not set or cannot be right.
         """
-        base_url, key, model = _setting(BASE_URL), _setting(API_KEY), _setting(JUDGE_MODEL)
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"{BASE_URL} must start with http:// or https://")
-        if not re.fullmatch(r"[\w.~+/=:|-]+", key, re.ASCII):
-            raise ValueError(f"{API_KEY} holds a character that no key has; copy it again, without quotes")
+        base_url, key, model = check_environment()
         client = openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=retries)
         settings = {"model": model} | SAMPLING | (JSON_MODE if json_mode else {})
-        return cls(behaviours, cache, client, settings, concurrency=concurrency, attempts=attempts)
+        return cls(behaviours, cache, client, settings, concurrency=concurrency, attempts=attempts, prices=prices)
 
     def behaviour(self, texts: list[str], behaviour: str) -> NDArray:
         """How strongly (texts,) each text shows the behaviour, (score - 1) / 9; NaN where no answer was valid.
@@ -165,24 +174,29 @@ class ServerJudge:
         still without a valid one, and tokens as the server counted them."""
         return self._counts | {"missing": len(self._missing - self._cache.scores.keys())}
 
-    def estimate(
-        self, texts_by_criterion: dict[str, list[str]], *, prices: tuple[float, float] | None = None
-    ) -> dict[str, float]:
-        """What it takes to judge these texts, by behaviour or "coherence": requests that are not cached yet, and
-        approximate tokens (characters / 4). With prices for a million tokens in and out, also the cost.
+    def estimate(self, texts_by_criterion: dict[str, list[str]], *, timed: bool = False) -> dict[str, float]:
+        """What it takes to judge these texts, by behaviour or "coherence": requests that are not cached yet,
+        approximate tokens (characters / 4), and the cost if the judge has prices. `timed` asks the first question,
+        whose answer is kept, and tells from it how many minutes all will take, `concurrency` at a time.
 
-        Raises: ValueError for an unknown criterion.
+        Raises: ValueError for an unknown criterion; ServerError.
         """
         requests = [
-            self._messages(criterion, text)
+            (criterion, text)
             for criterion, texts in texts_by_criterion.items()
             for text in self._unanswered(criterion, texts).values()
         ]
-        characters = sum(len(message["content"]) for messages in requests for message in messages)
+        characters = sum(len(message["content"]) for request in requests for message in self._messages(*request))
         tokens = characters // 4, len(requests) * ANSWER_TOKENS
         names = "requests", "approximate_prompt_tokens", "approximate_completion_tokens"
-        cost = {"approximate_cost": float(np.dot(tokens, prices)) / 1e6} if prices else {}
-        return dict(zip(names, (len(requests), *tokens))) | cost
+        found: dict[str, float] = dict(zip(names, (len(requests), *tokens)))
+        if self._prices:
+            found["approximate_cost"] = float(np.dot(tokens, self._prices)) / 1e6
+        if timed and requests:
+            start = time.monotonic()
+            self._score(requests[0][0], [requests[0][1]])
+            found["approximate_minutes"] = (time.monotonic() - start) * len(requests) / self._concurrency / 60
+        return found
 
     def _messages(self, criterion: str, text: str) -> list[dict[str, str]]:
         return messages(self._criteria[criterion], text, system_answer=SYSTEM_ANSWER, user_answer=USER_ANSWER)
@@ -233,7 +247,7 @@ class ServerJudge:
         """The score 1..10, or None if every attempt was malformed."""
         for attempt in range(self._attempts):
             self._counts["retried_malformed"] += attempt > 0
-            reply = await self._complete(messages)
+            reply = await self._complete(messages, seed=SAMPLING["seed"] + attempt)  # else it would say the same again
             self._counts["asked"] += 1
             if reply.usage:
                 self._counts["prompt_tokens"] += reply.usage.prompt_tokens or 0
@@ -244,10 +258,10 @@ class ServerJudge:
             self._malformed = self._blot(str(message and message.content))
         return None
 
-    async def _complete(self, messages: list[dict[str, str]]) -> ChatCompletion:
+    async def _complete(self, messages: list[dict[str, str]], *, seed: int) -> ChatCompletion:
         """Raises: ServerError, without the client's exception, which may hold the key."""
         try:
-            reply = await self._client.chat.completions.create(messages=messages, **self._settings)
+            reply = await self._client.chat.completions.create(messages=messages, **self._settings | {"seed": seed})
         except openai.OpenAIError as error:
             failure = explain(error)
         except json.JSONDecodeError:

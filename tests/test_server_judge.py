@@ -16,9 +16,8 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fake_server import fake_server
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from fgaa_utils.behaviours import Behaviour
 from fgaa_utils.project import MODEL, ROOT
@@ -29,69 +28,14 @@ LOVE = Behaviour("love", "Love", "The text expresses love.", (), (), (), ())
 TEXTS = [f"I think text number {i}" for i in range(12)]
 
 
-class Server:
-    """Answers 7 to everything, but first what `script` holds, one entry a request: an answer's content, a number
-    of seconds to hang, a Response, or "close"."""
-
-    def __init__(self):
-        self.forget()
-        app = FastAPI()
-        app.post("/v1/chat/completions")(self.chat)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uvicorn = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="critical"))
-        self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
-
-    def forget(self) -> None:
-        self.script: list[str | float | Response] = []
-        self.delay = 0.0
-        self.requests: list[dict] = []
-        self.times: list[float] = []
-        self.in_flight = self.most_in_flight = 0
-
-    @property
-    def texts(self) -> list[str]:
-        users = [request["messages"][1]["content"] for request in self.requests]
-        return [user.split("<text>\n")[1].split("\n</text>")[0] for user in users]
-
-    async def chat(self, request: Request) -> Response:
-        self.requests.append(await request.json())
-        self.times.append(time.monotonic())
-        self.in_flight += 1
-        self.most_in_flight = max(self.in_flight, self.most_in_flight)
-        try:
-            return await self.act(self.script.pop(0) if self.script else '{"score": 7}')
-        finally:
-            self.in_flight -= 1
-
-    async def act(self, step: str | float | Response) -> Response:
-        await asyncio.sleep(step if isinstance(step, float) else self.delay)
-        if step == "close":
-            return StreamingResponse(iter([b"{"]), headers={"content-length": "99"})  # the connection ends after it
-        return step if isinstance(step, Response) else completion(step if isinstance(step, str) else '{"score": 7}')
-
-
-def completion(content: str | None) -> JSONResponse:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-    usage = {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105}
-    reply = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-    return JSONResponse(reply)
-
-
 def refusal(status: int, message: str = "no", **headers: str) -> JSONResponse:
     return JSONResponse({"error": {"message": message}}, status, headers)
 
 
 @pytest.fixture(scope="module")
 def running():
-    server = Server()
-    server.thread.start()
-    while not server.uvicorn.started:
-        time.sleep(0.01)
-    yield server
-    server.uvicorn.should_exit = server.uvicorn.force_exit = True
-    server.thread.join()
+    with fake_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -108,8 +52,9 @@ def server(running, monkeypatch):
 
 @pytest.fixture
 def make(server, tmp_path):
-    def make(*, concurrency=1, timeout=5.0, attempts=5, retries=2, json_mode=True) -> ServerJudge:
+    def make(*, concurrency=1, timeout=5.0, attempts=5, retries=2, json_mode=True, prices=None) -> ServerJudge:
         options = {"timeout": timeout, "attempts": attempts, "retries": retries, "json_mode": json_mode}
+        options["prices"] = prices
         return ServerJudge.from_environment([LOVE], tmp_path / "cache.jsonl", concurrency=concurrency, **options)
 
     return make
@@ -221,6 +166,9 @@ def test_malformed_answers_are_asked_for_again(server, make):
     server.script = [*MALFORMED[:3], '{"score": "7"}', '{"score": 2}']
     judge = make(attempts=5)
     assert judge.coherence(["a"]).tolist() == [1 / 9]
+    assert [request["seed"] for request in server.requests] == list(range(5)), (
+        "the same question would get the same answer"
+    )
     expected = {"asked": 5, "cached": 0, "retried_malformed": 4, "missing": 0}
     assert judge.report() == expected | {"prompt_tokens": 500, "completion_tokens": 25}
 
@@ -435,12 +383,23 @@ def test_the_estimate_counts_what_is_not_cached(server, make):
     found = judge.estimate({"coherence": ["a", "b", "c", "b"], "love": []})
     assert found["requests"] == 2 and found["approximate_prompt_tokens"] == asked * 2 // 4
     assert "approximate_cost" not in found
-    priced = judge.estimate({"coherence": ["b", "c"]}, prices=(3.0, 5.0))
+    priced = make(prices=(3.0, 5.0)).estimate({"coherence": ["b", "c"]})
     tokens = found["approximate_prompt_tokens"], found["approximate_completion_tokens"]
     assert priced["approximate_cost"] == pytest.approx((3 * tokens[0] + 5 * tokens[1]) / 1e6)
     assert len(server.requests) == 1
     with pytest.raises(ValueError, match="unknown criterion 'lov'"):
         judge.estimate({"lov": ["a"]})
+
+
+def test_the_time_is_told_from_one_answer_which_is_kept(server, make):
+    server.delay = 0.3
+    judge = make(concurrency=4)
+    found = judge.estimate({"coherence": TEXTS, "love": TEXTS}, timed=True)
+    assert len(server.requests) == 1 and found["requests"] == 24
+    assert 0.3 * 24 / 4 / 60 <= found["approximate_minutes"] < 5 * 0.3 * 24 / 4 / 60
+    assert judge.estimate({"coherence": TEXTS})["requests"] == 11
+    judge.coherence(TEXTS)
+    assert "approximate_minutes" not in judge.estimate({"coherence": TEXTS}, timed=True)
 
 
 def test_a_behaviour_may_not_be_called_coherence(tmp_path, server):
