@@ -51,8 +51,13 @@ def label_auc(labels: NDArray, scores: NDArray) -> float:
 def agreement(labels: NDArray, scores: NDArray, *, draws: int, seed: int) -> dict[str, dict[str, float] | None]:
     """{"spearman", "auc"}: {value, lo, hi, n} of scores (n,) against labels (n,), bootstrapped over texts.
 
-    auc is None if the labels lie on one side; draws in which they do are left out.
+    Texts without a score (NaN), which a judge may leave, do not count. auc is None if the labels lie on one side;
+    draws in which they do are left out. Raises: ValueError if no text has a score.
     """
+    scored = ~np.isnan(scores)
+    if not scored.any():
+        raise ValueError(f"the judge scored none of the {len(scores)} labelled texts")
+    labels, scores = labels[scored], scores[scored]
     index = resample(np.zeros(len(labels)), draws, np.random.default_rng(seed))
     table: dict[str, dict[str, float] | None] = {}
     for name, metric in (("spearman", spearman), ("auc", label_auc)):
@@ -61,6 +66,19 @@ def agreement(labels: NDArray, scores: NDArray, *, draws: int, seed: int) -> dic
         known = not np.isnan(value)
         table[name] = estimate(value, values[~np.isnan(values)], len(labels)) if known else None
     return table
+
+
+def judge_bias(texts: pd.DataFrame, criterion: str, *, draws: int, seed: int) -> dict[str, dict[str, float]]:
+    """{method: {value, lo, hi, n}}: judge's score minus label, averaged over a method's texts, bootstrapped over texts.
+
+    texts: columns method, <criterion>_score and <criterion>_label; texts without a score do not count.
+    """
+    found = {}
+    for method, part in texts.dropna(subset=f"{criterion}_score").groupby("method"):
+        error = (part[f"{criterion}_score"] - part[f"{criterion}_label"]).to_numpy()
+        index = resample(np.zeros(len(error)), draws, np.random.default_rng(seed))
+        found[method] = estimate(float(error.mean()), error[index].mean(axis=1), len(error))
+    return found
 
 
 def method_scores(texts: pd.DataFrame, by: str, *, draws: int, seed: int) -> tuple[dict[str, NDArray], dict[str, dict]]:

@@ -106,12 +106,13 @@ def paired_samples(difference: NDArray, draws: NDArray, *, units: int) -> list[d
     return found
 
 
-def detectable_difference(ours: NDArray, other: NDArray, *, power: float = 0.8) -> float:
-    """Smallest true mean difference that a paired t test at 5 % over as many behaviours finds with probability
-    `power`, if differences spread as those observed do; 1 for a single behaviour."""
+def detectable_difference(ours: NDArray, other: NDArray, *, comparisons: int = 1, power: float = 0.8) -> float:
+    """Smallest true mean difference that a paired t test over as many behaviours finds with probability `power`, if
+    differences spread as those observed do; at 5 % divided by the number of `comparisons`, as Holm's correction does
+    for the first to be decided. 1 for a single behaviour."""
     if len(ours) < 2:
         return 1.0
-    effect = TTestPower().solve_power(nobs=len(ours), alpha=0.05, power=power)
+    effect = TTestPower().solve_power(nobs=len(ours), alpha=0.05 / comparisons, power=power)
     return float(effect * (ours - other).std(ddof=1))
 
 
@@ -127,6 +128,21 @@ def paired_difference(ours: NDArray, other: NDArray, *, limit: float = 1.0) -> t
         return mean, -limit, limit
     half = stats.t.ppf(0.975, count - 1) * difference.std(ddof=1) / count**0.5
     return mean, mean - float(half), mean + float(half)
+
+
+def crossed_draws(values: NDArray, *, draws: int, seed: int, over_items: Callable[..., NDArray] = np.mean) -> NDArray:
+    """Bootstrap distribution (draws,) of the mean over units of `over_items` (mean or median) of values (units, items).
+
+    Every unit has met the same items, say every behaviour's vector the same questions: both are drawn with
+    replacement, the items once for all units.
+    """
+    rng = np.random.default_rng(seed)
+    units, items = values.shape
+    found = np.empty(draws)
+    for i in range(draws):
+        drawn = values[rng.integers(units, size=units)][:, rng.integers(items, size=items)]
+        found[i] = over_items(drawn, axis=1).mean()
+    return found
 
 
 def bootstrap_metric(

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from fgaa_utils.behaviours import read_behaviours
-from fgaa_utils.labels import STEERED, agreement, label_auc, method_scores, read_labels, spearman
+from fgaa_utils.labels import STEERED, agreement, judge_bias, label_auc, method_scores, read_labels, spearman
 
 KEYS = [b.key for b in read_behaviours()]
 
@@ -75,3 +75,22 @@ def test_a_method_without_texts_of_a_behaviour_is_named():
     gap = labels[(labels.method != "caa") | (labels.behaviour != "love")]
     with pytest.raises(ValueError, match="no labelled text of caa for love"):
         method_scores(gap[gap.drawn == gap.drawn.iloc[-1]], "label", draws=10, seed=0)
+
+
+def test_texts_without_a_score_do_not_count():
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 4, 60) / 3, rng.uniform(size=60)
+    with_gaps = np.where(np.arange(60) % 7 == 0, np.nan, scores)
+    kept = ~np.isnan(with_gaps)
+    assert agreement(labels, with_gaps, draws=50, seed=0) == agreement(labels[kept], scores[kept], draws=50, seed=0)
+    with pytest.raises(ValueError, match="scored none of the 60"):
+        agreement(labels, np.full(60, np.nan), draws=50, seed=0)
+
+
+def test_bias_is_score_minus_label_by_method():
+    texts = pd.DataFrame({"method": ["caa"] * 20 + ["fgaa"] * 20, "behaviour_label": [0.0, 1.0] * 20})
+    texts["behaviour_score"] = texts.behaviour_label + np.where(texts.method == "caa", 0.0, 0.25)
+    texts.loc[3, "behaviour_score"] = np.nan
+    found = judge_bias(texts, "behaviour", draws=50, seed=0)
+    assert found["caa"] == {"value": 0.0, "lo": 0.0, "hi": 0.0, "n": 19}
+    assert found["fgaa"] == {"value": 0.25, "lo": 0.25, "hi": 0.25, "n": 20}

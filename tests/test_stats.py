@@ -11,6 +11,7 @@ from fgaa_utils.stats import (
     bcs,
     bcs_draws,
     bootstrap_metric,
+    crossed_draws,
     detectable_difference,
     estimate,
     interval,
@@ -261,3 +262,28 @@ def test_one_prompt_or_one_unit_decides_nothing():
     draws = np.random.default_rng(0).normal(0.5, 0.01, size=(2, 50))
     assert [e["p"] for e in paired_samples(np.full(2, 0.5), draws, units=1)] == [1, 1]
     assert paired_difference(np.array([3.0]), np.array([0.0]), limit=np.inf) == (3.0, -np.inf, np.inf)
+
+
+def test_crossed_draws_cover_the_mean_of_units_and_items():
+    """Units and items with effects of their own: the interval covers the true mean about as often as it says."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(300):
+        values = rng.normal(size=(12, 1)) + rng.normal(size=(1, 40)) + rng.normal(size=(12, 40))
+        lo, hi = interval(crossed_draws(values, draws=300, seed=seed), units=12)
+        hits += lo <= 0 <= hi
+    assert 0.91 <= hits / 300 <= 0.995
+
+
+def test_crossed_draws_of_constant_values_do_not_vary_and_take_the_median():
+    values = np.array([[1.0, 1.0, 100.0], [3.0, 3.0, 300.0]])
+    assert set(crossed_draws(np.full((3, 4), 2.0), draws=20, seed=0)) == {2.0}
+    draws = crossed_draws(values, draws=400, seed=0, over_items=np.median)
+    assert draws.min() == 1.0 and np.median(draws) < 10 < draws.max()
+
+
+def test_what_can_be_detected_grows_with_the_number_of_comparisons():
+    rng = np.random.default_rng(0)
+    ours, other = rng.normal(size=9), rng.normal(size=9)
+    alone, of_eight = (detectable_difference(ours, other, comparisons=n) for n in (1, 8))
+    assert alone < of_eight < 2 * alone
