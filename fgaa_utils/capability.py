@@ -120,11 +120,12 @@ def accuracy(questions: list[Question], logprobs: Tensor, *, score: str = "per_c
 
 
 def steered_text_ce(
-    lm: LanguageModel, ids: Tensor, deltas: Tensor, layer: int, *, batch_tokens: int | None = None
+    lm: LanguageModel, ids: Tensor, deltas: Tensor, layer: int, *, skip: int = 0, batch_tokens: int | None = None
 ) -> Tensor:
     """Mean next-token cross-entropy of each text under each delta, (deltas, texts), float32, nats per token.
 
-    `ids` (texts, pos) start with BOS and have no pads; BOS is not predicted. The ratio of perplexities to
+    `ids` (texts, pos) start with BOS and have no pads; BOS is not predicted, and the `skip` tokens after it, a prefix
+    of the text, do not count. The ratio of perplexities to
     unsteered is the exponential of a difference of these (paper, figure 4).
 
     Raises: ValueError for a wrong shape of the deltas, or a value that is not finite.
@@ -133,7 +134,7 @@ def steered_text_ce(
 
     def one_text(row: Tensor, group: Tensor) -> Tensor:
         logits = edited_logits(lm, row[None], layer, lambda h: h + group)  # (deltas, pos, vocabulary)
-        return next_token_ce(logits, row.expand(len(group), -1)).mean(dim=1)
+        return next_token_ce(logits, row.expand(len(group), -1))[:, skip:].mean(dim=1)
 
     in_parts = Halving(batch_tokens or lm.batch_tokens)
     columns = [in_parts(lambda part: one_text(row, added[part]), len(added), each=len(row)) for row in ids]

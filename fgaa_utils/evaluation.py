@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fgaa_utils.behaviours import Behaviour
 from fgaa_utils.criteria import COHERENCE
 from fgaa_utils.generate import Rows, SamplingParams, generate_all, row_seeds
 from fgaa_utils.judge import Judge
@@ -24,7 +23,6 @@ from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate
 
 SHARED = "shared"  # the behaviour of vectors that have none: their texts are scored for every behaviour
 UNSTEERED = (SHARED, "unsteered", 0)
-PROMPTING = "prompting"  # no steering: the behaviour's positive texts stand before the prompt
 
 
 def cell_grid(
@@ -54,26 +52,6 @@ def expand_samples(cells: pd.DataFrame, prompts: list[str], samples: int, *, see
     pairs = pd.DataFrame([(p, s) for p in prompts for s in range(samples)], columns=["prompt", "sample"])
     pairs["seed"] = row_seeds(*seeds, count=len(pairs))
     return cells.merge(pairs, how="cross")
-
-
-def example_prefixes(
-    lm: LanguageModel, behaviours: list[Behaviour], *, tokens: int, orders: int, seed: int
-) -> dict[tuple[str, str, int], list[int]]:
-    """Token ids of `orders` example prefixes of each behaviour, named (behaviour, "prompting", 1 ..).
-
-    A prefix holds positive texts, a line each, in random order and repeated as often as it takes; its front is cut
-    to `tokens`, so that all prefixes are of one length.
-    """
-    prefixes = {}
-    for behaviour in behaviours:
-        rng = np.random.default_rng([seed, *behaviour.key.encode()])
-        lines = lm.encode([f"{text}\n" for text in behaviour.positive], bos=False)
-        for order in range(1, orders + 1):
-            ids: list[int] = []
-            while len(ids) < tokens:
-                ids += [token for i in rng.permutation(len(lines)) for token in lines[i]]
-            prefixes[behaviour.key, PROMPTING, order] = ids[-tokens:]
-    return prefixes
 
 
 def generate_samples(
@@ -119,10 +97,10 @@ def score_samples(samples: pd.DataFrame, judge: Judge, behaviours: list[str]) ->
 
 
 def announce(judge: Judge, samples: pd.DataFrame, behaviours: list[str]) -> None:
-    """Print what a judge that has to be asked will be asked for, before it starts."""
+    """Print what a judge that has to be asked will be asked for and how long it takes, before it starts."""
     if isinstance(judge, ServerJudge):
         texts = {name: for_target(samples, name).text.tolist() for name in behaviours}
-        print("to be asked:", judge.estimate(texts | {COHERENCE: samples.text.tolist()}))
+        print("to be asked:", judge.estimate(texts | {COHERENCE: samples.text.tolist()}, timed=True))
 
 
 def missing_scores(samples: pd.DataFrame, behaviours: list[str]) -> int:
@@ -243,7 +221,13 @@ def scale_curves(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, se
         for scale, cell in own.groupby("scale"):
             b, c = cell.B.to_numpy(), cell.coherence.to_numpy()
             boots = bcs_draws(b, c, cell.prompt.to_numpy(), draws=draws, seed=seed)
-            row = {"target": choice.target, "method": choice.method, "scale": scale, "B": b.mean(), "C": c.mean()}
+            row = {
+                "target": choice.target,
+                "method": choice.method,
+                "scale": scale,
+                "B": np.nanmean(b),
+                "C": np.nanmean(c),
+            }
             rows.append(row | estimate(bcs(b, c), boots, len(cell), units=cell.prompt.nunique()))
     return pd.DataFrame(rows)
 

@@ -15,7 +15,7 @@ from traitlets.config import Config
 
 from fgaa_utils.project import METRICS, REPORTS, ROOT, STAGES
 from fgaa_utils.run import cell_values
-from fgaa_utils.vectors import LABELS, METHODS, method_order
+from fgaa_utils.vectors import CONTROLS, LABELS, method_order
 
 PAGES = REPORTS / "pages"
 # Streams are logs; a stream is kept only where a cell prints a result on standard output.
@@ -115,15 +115,15 @@ def results_block(notebook: nbformat.NotebookNode) -> str:
         ("Perplexity, times", "perplexity_ratio", ".1f"),
         ("Accuracy, change", "accuracy_change", "+.2f"),
     ):
-        found = [price[m][key] if m in METHODS else None for m in methods]
+        found = [price[m][key] if m in price and m not in CONTROLS else None for m in methods]
         cells = [f"{e['value']:{form}} [{e['lo']:{form}}, {e['hi']:{form}}]" if e else "" for e in found]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     number = next(i for i, cell in enumerate(notebook.cells) if "def intervals(" in cell.source)
     figure = next(PAGES.glob(f"04_evaluation_files/*_{number}_*.png")).relative_to(ROOT)
     text = (
         "Behaviour times coherence (BCS) on test prompts with 95 % intervals; variant and scale were chosen on "
-        "validation prompts. The methods from `random vector` on know no behaviour. The last two rows are what steering "
-        "costs at the chosen scales: perplexity of held-out text and multiple-choice accuracy, against the unsteered model."
+        "validation prompts. The methods from `random vector` on know no behaviour. The last two rows are what a method "
+        "costs at its chosen scales: perplexity of held-out text and multiple-choice accuracy, against the unsteered model."
     )
     return "\n".join([text, "", *rows, "", f"![BCS by behaviour and method]({figure})"])
 

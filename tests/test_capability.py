@@ -161,3 +161,15 @@ def test_bad_input(tiny, tmp_path):
         accuracy(QUESTIONS, torch.zeros(10))
     with pytest.raises(ValueError, match="no deltas"):
         measure_cells(steered_text_ce, tiny, IDS, deltas[:0], 1, tmp_path)
+
+
+def test_a_prefix_is_read_and_not_counted(tiny):
+    zero = torch.zeros(1, tiny.d_model)
+    prefix = torch.tensor([1, 8, 3])  # BOS and two tokens
+    whole = torch.cat([prefix.expand(len(IDS), -1), IDS[:, 1:]], dim=1)
+    found = steered_text_ce(tiny, whole, zero, 1, skip=2)
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(
+            tiny.hf(whole).logits[:, :-1].transpose(1, 2), whole[:, 1:], reduction="none"
+        )
+    torch.testing.assert_close(found[0], losses[:, 2:].mean(dim=1), atol=1e-4, rtol=1e-4)

@@ -115,6 +115,7 @@ def test_only_a_judge_that_is_asked_is_announced(capsys, tmp_path, monkeypatch):
     judge = ServerJudge.from_environment(
         read_behaviours(KEYS), tmp_path / "answers.jsonl", concurrency=1, timeout=1, attempts=1
     )
+    monkeypatch.setattr(ServerJudge, "_score", lambda self, criterion, texts: None)  # the one question it is timed by
     ev.announce(judge, samples, KEYS)
     assert "'requests': 5" in capsys.readouterr().out  # anger of bb and aa, love of aa once, coherence of aa and bb
 
@@ -253,20 +254,6 @@ def test_off_target_is_the_chosen_cell_less_unsteered_text():
             cell = [r["text"].count(other) for r in own if (r["variant"], r["scale"]) == (c.variant, c.scale)]
             base = [r["text"].count(other) for r in test.to_dict("records") if r["method"] == "unsteered"]
             assert matrix.loc[c.target, other] == pytest.approx(np.mean(cell) - np.mean(base))
-
-
-def test_example_prefixes_are_of_one_length_and_hold_positive_texts(tiny):
-    behaviours = read_behaviours(["love", "london"])
-    prefixes = ev.example_prefixes(tiny, behaviours, tokens=30, orders=3, seed=0)
-    assert set(prefixes) == {(b.key, "prompting", i) for b in behaviours for i in (1, 2, 3)}
-    assert {len(ids) for ids in prefixes.values()} == {30}
-    assert len({tuple(ids) for ids in prefixes.values()}) == 6
-    again = ev.example_prefixes(tiny, behaviours, tokens=30, orders=3, seed=0)
-    assert again == prefixes
-    for b in behaviours:
-        whole = {tuple(tiny.encode([f"{text}\n"], bos=False)[0]) for text in b.positive}
-        ids = prefixes[b.key, "prompting", 1]
-        assert any(ids[-len(line) :] == list(line) for line in whole)
 
 
 def test_samples_are_those_of_plain_generation_with_the_prefix_in_front(tiny, tmp_path):
