@@ -19,7 +19,7 @@ import nbformat
 import papermill
 from ruamel.yaml import YAML
 
-from fgaa_utils.project import METRICS, REPORTS, ROOT, STAGES, load_params, stage_params, unknown
+from fgaa_utils.project import DATA, METRICS, REPORTS, ROOT, STAGES, load_params, stage_params, unknown
 
 NOTEBOOKS = ROOT / "notebooks"
 RESOURCES = REPORTS / "resources.json"
@@ -73,6 +73,7 @@ def run_stage(stage: str) -> None:
     os.environ |= MALLOC
     os.chdir(ROOT)
     executed = REPORTS / source.name
+    resumed = any((DATA / stage).rglob("shard_*"))
     start = time.monotonic()
     papermill.execute_notebook(
         str(source.relative_to(ROOT)),  # papermill notes both paths in the notebook
@@ -85,7 +86,7 @@ def run_stage(stage: str) -> None:
         stderr_file=sys.stderr,
     )
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    record_resources(stage, time.monotonic() - start, peak_kib / 2**20)
+    record_resources(stage, time.monotonic() - start, peak_kib / 2**20, resumed=resumed)
     drop_logs(executed)
 
 
@@ -99,10 +100,17 @@ def drop_logs(path: Path) -> None:
     path.write_text(nbformat.writes(notebook).replace(f"{ROOT}/", "") + "\n", encoding="utf-8")
 
 
-def record_resources(stage: str, seconds: float, peak_gib: float) -> None:
-    """Enter a stage's wall time and peak memory in reports/resources.json, which no stage depends on."""
+def record_resources(stage: str, seconds: float, peak_gib: float, *, resumed: bool = False) -> None:
+    """Enter a stage's wall time and peak memory in reports/resources.json, which no stage depends on.
+
+    A run that found shards of an earlier one says little of the whole: it is entered as `resumed_seconds` beside what
+    a run from nothing took, if there was one.
+    """
     entries = json.loads(RESOURCES.read_text()) if RESOURCES.exists() else {}
-    entries[stage] = {"seconds": round(seconds), "peak_gib": round(peak_gib, 2)}
+    if resumed:
+        entries[stage] = entries.get(stage, {}) | {"resumed_seconds": round(seconds)}
+    else:
+        entries[stage] = {"seconds": round(seconds), "peak_gib": round(peak_gib, 2)}
     ordered = {name: entries[name] for name in STAGES if name in entries}
     RESOURCES.write_text(json.dumps(ordered, indent=1) + "\n")
 

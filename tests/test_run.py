@@ -29,10 +29,13 @@ def test_resources_keep_the_other_stages_and_the_order_of_the_pipeline(tmp_path,
     run.record_resources("features", 61.4, 1.239)
     run.record_resources("data", 5, 1)
     run.record_resources("features", 62.6, 1.5)
+    run.record_resources("features", 9, 0.5, resumed=True)
+    run.record_resources("effects", 8, 0.5, resumed=True)
     entries = json.loads((tmp_path / "resources.json").read_text())
     assert list(entries.items()) == [
         ("data", {"seconds": 5, "peak_gib": 1}),
-        ("features", {"seconds": 63, "peak_gib": 1.5}),
+        ("features", {"seconds": 63, "peak_gib": 1.5, "resumed_seconds": 9}),
+        ("effects", {"resumed_seconds": 8}),
     ]
 
 
