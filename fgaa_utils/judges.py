@@ -9,7 +9,7 @@ from fgaa_utils.behaviours import Behaviour
 from fgaa_utils.judge import Judge, LocalJudge
 from fgaa_utils.labels import spearman
 from fgaa_utils.model_judge import ModelJudge
-from fgaa_utils.project import MODEL, unknown
+from fgaa_utils.project import unknown
 from fgaa_utils.server_judge import ServerJudge
 
 KINDS = ["local", "openai", "hf"]
@@ -43,7 +43,7 @@ def make_judge(
     if kind == "openai":
         return ServerJudge.from_environment(behaviours, folder / "answers.jsonl", **server)
     if kind == "hf":
-        return ModelJudge(MODEL / model if (MODEL / model).is_dir() else model, behaviours, device=device)
+        return ModelJudge(model, behaviours, device=device)
     return local
 
 

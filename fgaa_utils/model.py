@@ -170,7 +170,7 @@ def locate(path: str | Path) -> tuple[str, bool]:
     if len(Path(path).parts) == 2 and not Path(path).is_absolute() and not Path(path).exists():
         return str(path), True
     raise FileNotFoundError(
-        f"no model at {MODEL / path}; run `dvc repro model`, or give base.model the path of a saved model or a hub id"
+        f"no model at {MODEL / path}; run `dvc repro model`, or give the path of a saved model or a hub id"
     )
 
 

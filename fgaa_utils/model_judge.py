@@ -5,6 +5,7 @@ ten digits, divided by 9. So it needs no sampling, and a model that wavers betwe
 """
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from fgaa_utils.behaviours import Behaviour
 from fgaa_utils.criteria import COHERENCE, criteria, messages
-from fgaa_utils.model import resolve_device, resolve_dtype
+from fgaa_utils.hub import hub_access
+from fgaa_utils.model import HUB_FILES, locate, resolve_device, resolve_dtype
 from fgaa_utils.project import unknown
 from fgaa_utils.readers import LANES, STEP, padded_batches
 
@@ -31,10 +33,13 @@ class ModelJudge:
     """
 
     def __init__(self, model: str | Path, behaviours: list[Behaviour], *, device: str = "auto", dtype: str = "auto"):
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.device = resolve_device(device)
         kind = resolve_dtype(dtype, self.device)
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=kind).to(self.device).eval()
+        source, on_hub = locate(model)
+        with hub_access(str(model), HUB_FILES, "evaluation.judge_model") if on_hub else nullcontext():
+            self.tokenizer = AutoTokenizer.from_pretrained(source)
+            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind, use_safetensors=True)
+        self.model = loaded.to(self.device).eval()
         digits = [self._ids(str(digit)) for digit in range(10)]
         if any(len(ids) != 1 for ids in digits):
             raise ValueError(f"the tokenizer of {model} does not write every digit as one token; choose another judge")

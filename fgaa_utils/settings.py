@@ -17,7 +17,9 @@ from pathlib import Path
 import yaml
 
 from fgaa_utils.approximator import FITS
+from fgaa_utils.model import MADE, resolve_device
 from fgaa_utils.project import REPORTS, ROOT, load_params, unknown
+from fgaa_utils.server_judge import check_environment
 
 DEFAULT = "gemma-3-270m"
 QUICK = "quick"
@@ -35,7 +37,13 @@ COPIED = (
     "README.md",
     ".dvcignore",
 )
-PATHS = (("base", "model"), ("base", "sae_source"), ("vectors", "fit"))  # values that may be paths
+PATHS = (  # values that may be paths
+    ("base", "model"),
+    ("base", "reference"),
+    ("base", "sae_source"),
+    ("vectors", "fit"),
+    ("evaluation", "judge_model"),
+)
 REPORTED = ("metrics", "pages", "figures", "index.html", "resources.json")
 
 
@@ -80,6 +88,18 @@ def pipeline_for(params: dict, pipeline: dict, *, ablations: bool = False) -> di
     return {"stages": kept}
 
 
+def check_ready(params: dict) -> None:
+    """Look, before anything is fetched, at what would stop the run late.
+
+    Raises: ValueError for a device that is not there, or a judge that asks a server without its variables.
+    """
+    device = resolve_device(params["base"]["device"])
+    if device.type == "cpu" and params["base"]["model"] not in MADE:
+        print(f"{params['base']['model']} will run on the processor", flush=True)
+    if "openai" in (params["evaluation"]["judge"], *params["evaluation"]["compare_judges"]):
+        check_environment()
+
+
 def outputs(stage: dict) -> list:
     """A stage's outs and metrics as dvc.yaml lists them."""
     return stage.get("outs", []) + stage.get("metrics", [])
@@ -90,6 +110,7 @@ def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> No
     params = load_params()
     for name in names:
         params = overlay(params, read_setting(name), name)
+    check_ready(params)
     for section, key in PATHS:
         if Path(str(params[section][key])).exists():
             params[section][key] = str(Path(params[section][key]).resolve())  # it is read from another folder
@@ -109,6 +130,9 @@ def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> No
     stages = pipeline_for(params, pipeline, ablations=ablations)
     (workspace / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
     (workspace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    for metrics in (workspace / "reports" / "metrics").glob("*.json"):
+        if metrics.stem not in stages["stages"]:  # of a run that had more stages
+            metrics.unlink()
     (workspace / "reports").mkdir(exist_ok=True)
 
 

@@ -36,12 +36,10 @@ def test_a_server_without_its_environment_is_refused(tmp_path, monkeypatch):
         make_judge("openai", [], None, folder=tmp_path, model="", server=SERVER)
 
 
-def test_hf_prefers_the_projects_models_to_the_hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(judges, "MODEL", tmp_path)
+def test_hf_is_asked_for_its_model_on_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr(judges, "ModelJudge", lambda model, behaviours, *, device: (model, device))
-    (tmp_path / "small").mkdir()
     asked = {"folder": tmp_path, "server": SERVER}
-    assert make_judge("hf", [], None, model="small", device="cuda:1", **asked) == (tmp_path / "small", "cuda:1")
+    assert make_judge("hf", [], None, model="small", device="cuda:1", **asked) == ("small", "cuda:1")
     assert make_judge("hf", [], None, model="org/name", **asked) == ("org/name", "auto")
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import tiny_hub
 import torch
+from fake_server import Server, fake_server
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,7 +25,7 @@ from fgaa_utils.sae import load_sae, sae_identity
 from fgaa_utils.settings import WORKSPACES, read_setting
 
 TINY = ROOT / "tests" / "tiny.yaml"
-WORKSPACE = WORKSPACES / "gemma-2-2b+quick+tiny"
+SECRET = "sk-very-secret-0123456789"
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +73,30 @@ def test_model_sae_and_effect_map_load_from_the_hub_and_fit(offline, size):
         load_model("google/gemma-2-27b", layer=layer)
 
 
-@pytest.fixture(scope="module")
-def finished(hub):
-    """The workspace after a whole run of the setting, ablations too."""
-    shutil.rmtree(WORKSPACE, ignore_errors=True)
-    command = [sys.executable, "-m", "fgaa_utils.settings", "gemma-2-2b", "quick", str(TINY), "--ablations"]
-    environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+def run_setting(hub, *names) -> tuple[Path, Server]:
+    """(workspace, server) of a whole run of a setting with the server as its judge, which once answers nonsense."""
+    workspace = WORKSPACES / "+".join(Path(name).stem for name in names if not name.startswith("--"))
+    shutil.rmtree(workspace, ignore_errors=True)
+    with fake_server() as server:
+        server.script = ["nonsense"] * 30  # ten texts stay without a score
+        environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
+        environment |= {"OPENAI_BASE_URL": f"http://127.0.0.1:{server.port}/v1", "FGAA_JUDGE_MODEL": "gpt-4o-mini"}
+        environment |= {"OPENAI_API_KEY": SECRET}
+        command = [sys.executable, "-m", "fgaa_utils.settings", *names]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return WORKSPACE
+    return workspace, server
+
+
+@pytest.fixture(scope="module")
+def run(hub):
+    return run_setting(hub, "gemma-2-2b", "quick", str(TINY), "--ablations")
+
+
+@pytest.fixture(scope="module")
+def finished(run):
+    """The workspace after a whole run of the setting, ablations too."""
+    return run[0]
 
 
 @pytest.mark.pipeline
@@ -91,6 +108,27 @@ def test_the_whole_pipeline_runs_on_the_papers_files(finished):
     assert metrics["evaluation"]["model"].startswith(f"gemma-2-2b:{tiny_hub.REVISION[:16]}")
     assert set(metrics["ablations"]["rows"]) >= {"default", "density_filter off", "fit decoder, bias_weight 0.0"}
     assert (finished / "reports" / "index.html").exists()
+
+
+@pytest.mark.pipeline
+def test_the_papers_protocol_is_asked_of_the_server_and_its_key_kept_nowhere(run):
+    finished, server = run
+    metrics = json.loads((finished / "reports" / "metrics" / "evaluation.json").read_text())
+    assert metrics["judge_kind"] == "openai" and metrics["other_judges"][0]["judge"] == "local"
+    assert metrics["bcs"]["fgaa"]["love"]["n"] == 6, "samples of the one prompt"
+    assert all(request["temperature"] == 0 and request["model"] == "gpt-4o-mini" for request in server.requests)
+    test = pd.read_parquet(finished / "data" / "evaluation" / "test.parquet")
+    assert set(test.coherence.dropna().unique()) == {(7 - 1) / 9}, "the server answers 7"
+    kept = [path for path in finished.rglob("*") if path.is_file() and ".dvc" not in path.parts]
+    assert not [path for path in kept if SECRET.encode() in path.read_bytes()]
+
+
+@pytest.mark.pipeline
+def test_the_9b_setting_runs_whole_too(hub, tmp_path):
+    (tmp_path / "two.yaml").write_text("base: {behaviours: [london, love]}\n")
+    workspace, _ = run_setting(hub, "gemma-2-9b", "quick", str(TINY), str(tmp_path / "two.yaml"))
+    metrics = json.loads((workspace / "reports" / "metrics" / "capability.json").read_text())
+    assert metrics["model"].startswith(f"gemma-2-9b:{tiny_hub.REVISION[:16]}")
 
 
 @pytest.mark.pipeline

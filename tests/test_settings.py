@@ -69,6 +69,32 @@ def test_the_papers_settings_name_saes_of_the_known_shapes(name, d_model):
     assert base["model"] == f"google/{config['model_name']}"
 
 
+@pytest.mark.parametrize("name", ["gemma-2-2b", "gemma-2-9b"])
+def test_the_papers_settings_ablate_all_that_needs_no_effect_data(name):
+    rows = load_params()["ablations"]["rows"]
+    expected = [row for row in rows if "effect_vectors" not in row and row.get("fit", "decoder") == "decoder"]
+    assert read_setting(name)["ablations"]["rows"] == expected
+
+
+def test_a_missing_variable_or_device_stops_a_setting_before_anything_runs(tmp_path, monkeypatch):
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "FGAA_JUDGE_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="OPENAI_BASE_URL is not set"):
+        prepare(tmp_path / "work", ["gemma-2-2b"])
+    (tmp_path / "there.yaml").write_text("base: {device: 'cuda:7'}")
+    with pytest.raises(ValueError, match=r"base\.device is 'cuda:7'"):
+        prepare(tmp_path / "work", [str(tmp_path / "there.yaml")])
+    assert not (tmp_path / "work").exists()
+
+
+def test_metrics_of_stages_that_no_longer_run_are_not_reported(tmp_path):
+    (tmp_path / "reports" / "metrics").mkdir(parents=True)
+    for stage in ("ablations", "evaluation"):
+        (tmp_path / "reports" / "metrics" / f"{stage}.json").write_text("{}")
+    prepare(tmp_path, ["smollm2-135m", "quick"])
+    assert [path.stem for path in (tmp_path / "reports" / "metrics").iterdir()] == ["evaluation"]
+
+
 def test_the_scope_setting_names_an_sae_that_exists():
     base = read_setting("gemma-3-270m-scope")["base"]
     release, _, sae_id = base["sae_source"].partition(":")
