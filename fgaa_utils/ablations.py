@@ -23,7 +23,7 @@ from fgaa_utils.generate import SamplingParams
 from fgaa_utils.judge import Judge
 from fgaa_utils.model import LanguageModel
 from fgaa_utils.project import unknown
-from fgaa_utils.shards import load_tensors
+from fgaa_utils.shards import digest, load_tensors
 from fgaa_utils.stats import bcs, bcs_draws, paired_comparisons
 from fgaa_utils.vectors import fgaa
 
@@ -127,7 +127,8 @@ def fit_on(
     seed: int,
 ) -> EffectMap:
     """The map that `fit` makes of the first `count` vectors of the effect data in `folder`, under the parameters
-    `effects` of its stage; data that are not there are made, as that stage makes them.
+    `effects` of its stage; data that are not there are made, as that stage makes them. The map is kept as the stage
+    keeps its own.
 
     Raises: ValueError for a count that is no number of chunks, from two up to all.
     """
@@ -148,9 +149,17 @@ def fit_on(
         seed=seed,
         **{name: effects[name] for name in names},
     )
+    file = folder / "shards" / f"{fit}_{count}_{digest([data.identity, effects])}.safetensors"
+    if not file.exists():
+        _fit(fit, data, chunks, effects, identity, seed).save(file)
+    return EffectMap.load(file, **identity)
+
+
+def _fit(fit: str, data: EffectData, chunks: int, effects: dict, identity: dict, seed: int) -> EffectMap:
     if fit == "adam":
         settings = {name: effects[f"adam_{name}"] for name in ("epochs", "lr", "batch")}
-        return fit_adam(lambda: data.chunks(chunks), identity, total=count, seed=seed, device=lm.device, **settings)
+        total, device = chunks * effects["chunk_size"], data.lm.device
+        return fit_adam(lambda: data.chunks(chunks), identity, total=total, seed=seed, device=device, **settings)
     folds = [Moments.of(x, y) for x, y in data.chunks(chunks)]
     return {"ridge": fit_ridge, "reduced_rank": fit_reduced_rank}[fit](folds, effects["ridge_strengths"], identity)[0]
 
@@ -198,16 +207,30 @@ def run_cells(
     seeds: tuple[int, ...],
     progress: str,
 ) -> pd.DataFrame:
-    """Scored samples of cells(group) for every group of vectors, in shards of a group: vectors that are appended leave
-    earlier groups, and their shards, as they are."""
-    items, frames = list(vectors.items()), []
-    groups = [dict(items[i : i + GROUP]) for i in range(0, len(items), GROUP)]
+    """Scored samples of cells(vectors), made for groups of vectors and kept vector by vector: a row that is added,
+    changed or moved leaves the texts of all others as they are."""
+    kept = folder / "texts"
+    kept.mkdir(parents=True, exist_ok=True)
+    common = lm.place | {"model": lm.identity, "layer": layer, "torch": torch.__version__} | vars(sampling)
+    rows, files = {}, {}
+    for name, vector in vectors.items():
+        rows[name] = ev.expand_samples(cells({name: vector}), prompts, samples, seeds=seeds)
+        drawn = {column: rows[name][column].tolist() for column in ("prompt", "coeff", "seed")}
+        files[name] = kept / f"{digest(common | drawn | {'vector': digest(vector)})}.parquet"
+    missing = [name for name in vectors if not files[name].exists()]
+    groups = [{name: vectors[name] for name in missing[i : i + GROUP]} for i in range(0, len(missing), GROUP)]
     for number, group in enumerate(groups, start=1):
-        rows = ev.expand_samples(cells(group), prompts, samples, seeds=seeds)
-        name = f"{progress} {number} of {len(groups)}"
-        texts = ev.generate_samples(lm, rows, group, layer, sampling, folder, progress=name)
-        frames.append(ev.score_samples(texts, judge, behaviours))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        joint = ev.expand_samples(cells(group), prompts, samples, seeds=seeds)
+        label = f"{progress} {number} of {len(groups)}"
+        texts = ev.generate_samples(lm, joint, group, layer, sampling, folder, progress=label)
+        for name, part in texts.groupby(["behaviour", "method", "variant"]):
+            partial = files[name].with_suffix(".partial")
+            part[["text"]].to_parquet(partial, index=False)
+            partial.replace(files[name])
+    if not vectors:
+        return pd.DataFrame()
+    read = [rows[name].assign(text=pd.read_parquet(files[name]).text.to_numpy()) for name in vectors]
+    return ev.score_samples(pd.concat(read, ignore_index=True), judge, behaviours)
 
 
 def best_scales(scores: pd.DataFrame) -> dict[tuple[str, str, int], tuple[float, float]]:

@@ -171,31 +171,37 @@ class Judge:
         return np.full(len(texts), 0.5)
 
 
-def test_cells_run_in_groups_that_later_rows_leave_alone(tiny, tmp_path, monkeypatch):
+def test_only_the_texts_of_new_vectors_are_made_wherever_they_stand(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "GROUP", 2)
-    vectors = {
-        ("love", "ablation", i): torch.nn.functional.normalize(torch.ones(32) * i + torch.arange(32), dim=0)
-        for i in range(3)
-    }
-    common = {
-        "layer": 2,
-        "folder": tmp_path,
-        "judge": Judge(),
-        "behaviours": ["love"],
-        "seeds": (0, 1),
-        "progress": "x",
-    }
-    common["sampling"] = SamplingParams(new_tokens=3, top_k=5, temperature=1.0, batch=4)
+    vectors = torch.nn.functional.normalize(torch.randn(4, 32, generator=torch.Generator().manual_seed(0)), dim=1)
+    made, real = [], ev.generate_samples
+
+    def counted(lm, samples, group, *args, **kwargs):
+        made.append(len(group))
+        return real(lm, samples, group, *args, **kwargs)
+
+    monkeypatch.setattr(ev, "generate_samples", counted)
+    sampling = SamplingParams(new_tokens=3, top_k=5, temperature=1.0, batch=4)
+    common = {"layer": 2, "folder": tmp_path, "judge": Judge(), "behaviours": ["love"], "seeds": (0, 1)}
 
     def cells(group):
-        return ev.cell_grid(list(group), [1.0, 2.0], unit=1.0).query("method != 'unsteered'")
+        return ev.cell_grid(list(group), [5.0, 10.0], unit=1.0).query("method != 'unsteered'")
 
-    first = run_cells(tiny, dict(list(vectors.items())[:2]), cells, ["we", "the cat"], 2, **common)
-    stores = {path.name for path in tmp_path.iterdir()}
-    whole = run_cells(tiny, vectors, cells, ["we", "the cat"], 2, **common)
-    assert len(whole) == 3 * 2 * 4 and stores < {path.name for path in tmp_path.iterdir()}
-    pd.testing.assert_frame_equal(whole.iloc[: len(first)].drop(columns="B_love"), first.drop(columns="B_love"))
-    assert run_cells(tiny, {}, cells, ["we"], 2, **common).empty
+    def run(*numbers):
+        named = {("love", "ablation", place): vectors[i] for place, i in enumerate(numbers)}
+        return run_cells(tiny, named, cells, ["we", "the cat"], 2, sampling=sampling, progress="x", **common)
+
+    first = run(0, 1, 2)
+    assert made == [2, 1] and len(first) == 3 * 2 * 4
+    changed = run(3, 1, 2, 0)
+    assert made == [2, 1, 1], "one is new, the others were moved"
+
+    def texts(frame, variant):
+        return frame[frame.variant == variant].text.tolist()
+
+    assert [texts(changed, v) for v in (3, 1, 2)] == [texts(first, v) for v in (0, 1, 2)]
+    assert texts(changed, 0) not in [texts(first, v) for v in (0, 1, 2)]
+    assert run_cells(tiny, {}, cells, ["we"], 2, sampling=sampling, progress="x", **common).empty
 
 
 def test_scales_are_each_vectors_best():
