@@ -36,7 +36,7 @@ def make_judge(
 
     folder: where a server's answers are kept. model (a folder under data/model/, a path or a hub id) and device (see
     resolve_device): of the kind hf; the local judge stays on the processor, so that its scores are the same anywhere.
-    server: concurrency, timeout (s) and attempts of the kind openai, whose address, key and model are in the
+    server: concurrency, timeout (s), attempts and prices of the kind openai, whose address, key and model are in the
     environment. Raises: ValueError for an unknown kind or a variable that is not set.
     """
     check_kinds([kind])

@@ -108,7 +108,8 @@ class ServerJudge:
     """A judge that asks a server one question a text, and never the same twice.
 
     The client retries with growing waits what may pass: 429 (after Retry-After), 5xx, time-outs and lost connections.
-    A malformed answer is asked for again, `attempts` times in all; a text without a valid one has the score NaN.
+    A malformed answer is asked for again, at temperature 1, for at 0 the same would come back, `attempts` times in
+    all; a text without a valid one has the score NaN.
     """
 
     def __init__(
@@ -146,8 +147,9 @@ class ServerJudge:
     ) -> "ServerJudge":
         """A judge that asks the server OPENAI_BASE_URL for the model FGAA_JUDGE_MODEL with the key OPENAI_API_KEY.
 
-        timeout: seconds without a byte from the server. prices: of a million tokens in and out, for the estimate. retries: of one request, after waits of 0.5 s growing to 8 s.
-        json_mode: off for a server that does not know response_format.
+        timeout: seconds without a byte from the server. prices: of a million tokens in and out, for the estimate.
+        retries: of one request, after waits of 0.5 s growing to 8 s. json_mode: off for a server that does not know
+        response_format.
 
         Raises: ValueError for a variable that is not set or cannot be right.
         """
@@ -247,7 +249,7 @@ class ServerJudge:
         """The score 1..10, or None if every attempt was malformed."""
         for attempt in range(self._attempts):
             self._counts["retried_malformed"] += attempt > 0
-            reply = await self._complete(messages, seed=SAMPLING["seed"] + attempt)  # else it would say the same again
+            reply = await self._complete(messages, **({"seed": attempt, "temperature": 1} if attempt else {}))
             self._counts["asked"] += 1
             if reply.usage:
                 self._counts["prompt_tokens"] += reply.usage.prompt_tokens or 0
@@ -258,10 +260,10 @@ class ServerJudge:
             self._malformed = self._blot(str(message and message.content))
         return None
 
-    async def _complete(self, messages: list[dict[str, str]], *, seed: int) -> ChatCompletion:
+    async def _complete(self, messages: list[dict[str, str]], **changed: float) -> ChatCompletion:
         """Raises: ServerError, without the client's exception, which may hold the key."""
         try:
-            reply = await self._client.chat.completions.create(messages=messages, **self._settings | {"seed": seed})
+            reply = await self._client.chat.completions.create(messages=messages, **self._settings | changed)
         except openai.OpenAIError as error:
             failure = explain(error)
         except json.JSONDecodeError:

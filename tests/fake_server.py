@@ -29,6 +29,7 @@ class Server:
     def forget(self) -> None:
         self.script: list[str | float | Response] = []
         self.delay = 0.0
+        self.unanswerable = ""  # a text that holds this gets nonsense, however often it is asked about
         self.requests: list[dict] = []
         self.times: list[float] = []
         self.in_flight = self.most_in_flight = 0
@@ -44,6 +45,8 @@ class Server:
         self.in_flight += 1
         self.most_in_flight = max(self.in_flight, self.most_in_flight)
         try:
+            if self.unanswerable and self.unanswerable in self.texts[-1]:
+                return completion("nonsense")
             return await self.act(self.script.pop(0) if self.script else '{"score": 7}')
         finally:
             self.in_flight -= 1

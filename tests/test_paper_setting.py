@@ -74,11 +74,11 @@ def test_model_sae_and_effect_map_load_from_the_hub_and_fit(offline, size):
 
 
 def run_setting(hub, *names) -> tuple[Path, Server]:
-    """(workspace, server) of a whole run of a setting with the server as its judge, which once answers nonsense."""
+    """(workspace, server) of a whole run of a setting with the server as its judge, which gives some texts no valid answer."""
     workspace = WORKSPACES / "+".join(Path(name).stem for name in names if not name.startswith("--"))
     shutil.rmtree(workspace, ignore_errors=True)
     with fake_server() as server:
-        server.script = ["nonsense"] * 30  # ten texts stay without a score
+        server.unanswerable = "th"  # texts with it stay without a score
         environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
         environment |= {"OPENAI_BASE_URL": f"http://127.0.0.1:{server.port}/v1", "FGAA_JUDGE_MODEL": "gpt-4o-mini"}
         environment |= {"OPENAI_API_KEY": SECRET}
@@ -116,7 +116,9 @@ def test_the_papers_protocol_is_asked_of_the_server_and_its_key_kept_nowhere(run
     metrics = json.loads((finished / "reports" / "metrics" / "evaluation.json").read_text())
     assert metrics["judge_kind"] == "openai" and metrics["other_judges"][0]["judge"] == "local"
     assert metrics["bcs"]["fgaa"]["love"]["n"] == 6, "samples of the one prompt"
-    assert all(request["temperature"] == 0 and request["model"] == "gpt-4o-mini" for request in server.requests)
+    assert metrics["missing_scores"] > 0
+    assert {request["temperature"] for request in server.requests} == {0, 1}, "1 where the first answer was malformed"
+    assert {request["model"] for request in server.requests} == {"gpt-4o-mini"}
     test = pd.read_parquet(finished / "data" / "evaluation" / "test.parquet")
     assert set(test.coherence.dropna().unique()) == {(7 - 1) / 9}, "the server answers 7"
     kept = [path for path in finished.rglob("*") if path.is_file() and ".dvc" not in path.parts]

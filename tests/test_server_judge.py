@@ -166,9 +166,8 @@ def test_malformed_answers_are_asked_for_again(server, make):
     server.script = [*MALFORMED[:3], '{"score": "7"}', '{"score": 2}']
     judge = make(attempts=5)
     assert judge.coherence(["a"]).tolist() == [1 / 9]
-    assert [request["seed"] for request in server.requests] == list(range(5)), (
-        "the same question would get the same answer"
-    )
+    asked = [(request["seed"], request["temperature"]) for request in server.requests]
+    assert asked == [(0, 0), (1, 1), (2, 1), (3, 1), (4, 1)], "at temperature 0 the same answer would come back"
     expected = {"asked": 5, "cached": 0, "retried_malformed": 4, "missing": 0}
     assert judge.report() == expected | {"prompt_tokens": 500, "completion_tokens": 25}
 
