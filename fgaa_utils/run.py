@@ -73,8 +73,7 @@ def run_stage(stage: str) -> None:
     os.environ |= MALLOC
     os.chdir(ROOT)
     executed = REPORTS / source.name
-    resumed = any((DATA / stage).rglob("shard_*"))
-    start = time.monotonic()
+    began, start = time.time(), time.monotonic()
     papermill.execute_notebook(
         str(source.relative_to(ROOT)),  # papermill notes both paths in the notebook
         str(executed.relative_to(ROOT)),
@@ -86,7 +85,7 @@ def run_stage(stage: str) -> None:
         stderr_file=sys.stderr,
     )
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    record_resources(stage, time.monotonic() - start, peak_kib / 2**20, resumed=resumed)
+    record_resources(stage, time.monotonic() - start, peak_kib / 2**20, resumed=found_shards(stage, began))
     drop_logs(executed)
 
 
@@ -98,6 +97,12 @@ def drop_logs(path: Path) -> None:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     path.write_text(nbformat.writes(notebook).replace(f"{ROOT}/", "") + "\n", encoding="utf-8")
+
+
+def found_shards(stage: str, began: float) -> bool:
+    """Whether a store that a run opened since `began` (s) holds shards from before it; opening writes identity.json."""
+    opened = [path.parent for path in (DATA / stage).rglob("identity.json") if path.stat().st_mtime >= began]
+    return any(shard.stat().st_mtime < began for folder in opened for shard in folder.glob("shard_*"))
 
 
 def record_resources(stage: str, seconds: float, peak_gib: float, *, resumed: bool = False) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from fgaa_utils.approximator import FITS
 from fgaa_utils.model import MADE, resolve_device
-from fgaa_utils.project import REPORTS, ROOT, load_params, unknown
+from fgaa_utils.project import REPORTS, ROOT, STAGES, load_params, unknown
 from fgaa_utils.server_judge import check_environment
 
 DEFAULT = "gemma-3-270m"
@@ -133,6 +133,8 @@ def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> No
     for metrics in (workspace / "reports" / "metrics").glob("*.json"):
         if metrics.stem not in stages["stages"]:  # of a run that had more stages
             metrics.unlink()
+            (workspace / "reports" / f"{STAGES[metrics.stem]}.ipynb").unlink(missing_ok=True)
+            shutil.rmtree(workspace / "reports" / "figures" / metrics.stem, ignore_errors=True)
     (workspace / "reports").mkdir(exist_ok=True)
 
 

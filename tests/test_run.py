@@ -1,11 +1,15 @@
 import json
+import os
 import shutil
+import time
 
 import nbformat
+import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from fgaa_utils import run
 from fgaa_utils.project import ROOT
+from fgaa_utils.shards import ShardStore
 
 
 def test_logs_and_this_machines_paths_leave_an_executed_notebook(tmp_path):
@@ -37,6 +41,20 @@ def test_resources_keep_the_other_stages_and_the_order_of_the_pipeline(tmp_path,
         ("features", {"seconds": 63, "peak_gib": 1.5, "resumed_seconds": 9}),
         ("effects", {"resumed_seconds": 8}),
     ]
+
+
+def test_a_run_is_resumed_if_it_opened_a_store_with_older_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "DATA", tmp_path)
+    ShardStore(tmp_path / "effects" / "shards", {"n": 1}, 2).write(0, {"x": torch.zeros(1)})
+    began = time.time() + 1
+    assert not run.found_shards("effects", began), "of another parameter, not opened"
+    store = ShardStore(tmp_path / "effects" / "shards", {"n": 2}, 1)
+    os.utime(store.folder / "identity.json", (began, began))
+    store.write(0, {"x": torch.zeros(1)})
+    os.utime(store.path(0), (began + 1, began + 1))
+    assert not run.found_shards("effects", began), "made by the run itself"
+    os.utime(store.path(0), (began - 1, began - 1))
+    assert run.found_shards("effects", began)
 
 
 def test_sync_rewrites_only_notebooks_that_hold_other_values(tmp_path, monkeypatch):
