@@ -230,7 +230,9 @@ def run_cells(
     if not vectors:
         return pd.DataFrame()
     read = [rows[name].assign(text=pd.read_parquet(files[name]).text.to_numpy()) for name in vectors]
-    return ev.score_samples(pd.concat(read, ignore_index=True), judge, behaviours)
+    texts = pd.concat(read, ignore_index=True)
+    ev.announce(judge, texts, behaviours)
+    return ev.score_samples(texts, judge, behaviours)
 
 
 def best_scales(scores: pd.DataFrame) -> dict[tuple[str, str, int], tuple[float, float]]:

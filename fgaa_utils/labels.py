@@ -16,6 +16,7 @@ from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate, resample
 
 STEERED = DATA / "labels" / "steered.csv"
 TOP = 3  # highest label
+WRITER = "gemma-3-270m"  # the model whose steered texts were labelled
 FIRST = "first"  # of texts drawn from all methods and scales: these fit the judge's coherence; the others test it
 CLEAR = 0.5  # of the highest: a text shows the behaviour, or is mostly sound, above this
 

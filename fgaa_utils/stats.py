@@ -113,7 +113,7 @@ def detectable_difference(ours: NDArray, other: NDArray, *, comparisons: int = 1
     if len(ours) < 2:
         return 1.0
     effect = TTestPower().solve_power(nobs=len(ours), alpha=0.05 / comparisons, power=power)
-    return float(effect * (ours - other).std(ddof=1))
+    return min(1.0, float(effect * (ours - other).std(ddof=1)))
 
 
 def paired_difference(ours: NDArray, other: NDArray, *, limit: float = 1.0) -> tuple[float, float, float]:

@@ -284,6 +284,7 @@ def test_crossed_draws_of_constant_values_do_not_vary_and_take_the_median():
 
 def test_what_can_be_detected_grows_with_the_number_of_comparisons():
     rng = np.random.default_rng(0)
-    ours, other = rng.normal(size=9), rng.normal(size=9)
+    ours, other = rng.normal(size=9) / 10, rng.normal(size=9) / 10
     alone, of_eight = (detectable_difference(ours, other, comparisons=n) for n in (1, 8))
     assert alone < of_eight < 2 * alone
+    assert detectable_difference(10 * ours[:2], 10 * other[:2], comparisons=8) == 1.0, "all that scores can differ by"
