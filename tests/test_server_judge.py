@@ -401,6 +401,13 @@ def test_the_time_is_told_from_one_answer_which_is_kept(server, make):
     assert "approximate_minutes" not in judge.estimate({"coherence": TEXTS}, timed=True)
 
 
+def test_the_client_works_beside_nnsight():
+    """In a process of its own: pytest loads what nnsight would break."""
+    code = "import fgaa_utils.model, openai, anyio._backends._asyncio, anyio.streams.tls, anyio.streams.file"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
 def test_a_behaviour_may_not_be_called_coherence(tmp_path, server):
     behaviour = Behaviour("coherence", "Coherence", "It is coherent.", (), (), (), ())
     with pytest.raises(ValueError, match="a behaviour is called 'coherence'"):
