@@ -78,7 +78,7 @@ def run_setting(hub, *names) -> tuple[Path, Server]:
     workspace = WORKSPACES / "+".join(Path(name).stem for name in names if not name.startswith("--"))
     shutil.rmtree(workspace, ignore_errors=True)
     with fake_server() as server:
-        server.unanswerable = "th"  # texts with it stay without a score
+        server.unanswerable = "our"  # texts with it stay without a score
         environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
         environment |= {"OPENAI_BASE_URL": f"http://127.0.0.1:{server.port}/v1", "FGAA_JUDGE_MODEL": "gpt-4o-mini"}
         environment |= {"OPENAI_API_KEY": SECRET}
