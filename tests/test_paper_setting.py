@@ -121,8 +121,11 @@ def test_the_papers_protocol_is_asked_of_the_server_and_its_key_kept_nowhere(run
     assert {request["model"] for request in server.requests} == {"gpt-4o-mini"}
     test = pd.read_parquet(finished / "data" / "evaluation" / "test.parquet")
     assert set(test.coherence.dropna().unique()) == {(7 - 1) / 9}, "the server answers 7"
-    kept = [path for path in finished.rglob("*") if path.is_file() and ".dvc" not in path.parts]
-    assert not [path for path in kept if SECRET.encode() in path.read_bytes()]
+    written = [finished / "params.yaml", finished / "dvc.lock"]
+    written += [
+        path for part in ("reports", "data/evaluation", "data/ablations") for path in (finished / part).rglob("*")
+    ]
+    assert not [path for path in written if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
 @pytest.mark.pipeline
