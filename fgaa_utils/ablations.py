@@ -220,7 +220,7 @@ def run_cells(
     missing = [name for name in vectors if not files[name].exists()]
     groups = [{name: vectors[name] for name in missing[i : i + GROUP]} for i in range(0, len(missing), GROUP)]
     for number, group in enumerate(groups, start=1):
-        joint = ev.expand_samples(cells(group), prompts, samples, seeds=seeds)
+        joint = pd.concat([rows[name] for name in group], ignore_index=True)
         label = f"{progress} {number} of {len(groups)}"
         texts = ev.generate_samples(lm, joint, group, layer, sampling, folder, progress=label)
         for name, part in texts.groupby(["behaviour", "method", "variant"]):
