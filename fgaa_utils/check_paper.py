@@ -3,8 +3,8 @@
     make check-paper SETTING=gemma-2-2b TEXTS=texts.yaml
 
 The paper's contrastive texts are the authors'; with ours (the default) the numbers are close at best. A file of texts
-reads `love: {positive: [...], negative: [...]}`, and so on. Latents are filtered by densities on the background text
-that the data stage of the default setting leaves; they are measured once and kept in data/check_paper/.
+reads `love: {positive: [...], negative: [...]}`, and so on. Latents are filtered by densities on `data.density_rows` rows
+of the background text that the data stage of the default setting leaves; their shards are kept in data/check_paper/.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from sae_lens import SAE
 from fgaa_utils import features
 from fgaa_utils.approximator import load_effect_map
 from fgaa_utils.behaviours import read_behaviours
+from fgaa_utils.corpus import pack
 from fgaa_utils.model import LanguageModel, load_model
 from fgaa_utils.project import DATA, load_params, unknown
 from fgaa_utils.sae import decoder_rows, load_sae
 from fgaa_utils.settings import overlay, read_setting
 from fgaa_utils.vectors import METHODS, caa, fgaa, sae_row, sae_ts
 
-ROWS, CONTEXT = 512, 48  # token rows of background text for the densities
 Texts = dict[str, tuple[list[str], list[str]]]  # behaviour: X+, X-
 
 
@@ -41,17 +41,12 @@ def read_texts(path: Path | None) -> Texts:
         raise ValueError(f"{path} must read `behaviour: {{positive: [...], negative: [...]}}`") from error
 
 
-def background_rows(lm: LanguageModel, count: int, context: int) -> np.ndarray:
-    """Token rows (count, context) of background documents, BOS first, each the beginning of one document.
-
-    Raises: FileNotFoundError if the data stage has not run.
-    """
+def background_texts() -> list[str]:
+    """Background documents. Raises: FileNotFoundError if the data stage has not run."""
     path = DATA / "data" / "density_documents.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; run `dvc repro data`")
-    texts = pd.read_parquet(path).text
-    rows = (row[:context] for row in lm.encode([text[: 2 * context] for text in texts]))
-    return np.array([row for row in rows if len(row) == context][:count])
+    return pd.read_parquet(path).text.tolist()
 
 
 def v_diff_table(v_diff: dict[str, torch.Tensor], printed: dict[str, dict[int, float]]) -> pd.DataFrame:
@@ -66,13 +61,18 @@ def v_diff_table(v_diff: dict[str, torch.Tensor], printed: dict[str, dict[int, f
 
 
 def check(lm: LanguageModel, sae: SAE, params: dict, texts: Texts, paper: dict, name: str, rows: np.ndarray) -> None:
-    """Print the paper's numbers of the model `name` beside those of these texts.
+    """Print the paper's numbers of the model `name` beside those of these texts; `rows` are of background text.
 
-    Raises: ValueError for a behaviour without texts.
+    Raises: ValueError for a behaviour without texts, or one that the paper does not have.
     """
+    best_n1 = paper["best_n1"][name]
     for behaviour in paper["v_diff"][name]:
         if behaviour not in texts:
-            raise unknown("behaviour", behaviour, list(texts))
+            raise unknown("behaviour among the texts:", behaviour, list(texts))
+    for behaviour in texts:
+        if behaviour not in best_n1:
+            raise unknown("behaviour of the paper:", behaviour, list(best_n1))
+    print(f"{lm.identity}, layer {params['base']['layer']}\n")
     layer, vectors = params["base"]["layer"], params["vectors"]
     v_diff = {}
     for behaviour, sides in texts.items():
@@ -88,7 +88,7 @@ def check(lm: LanguageModel, sae: SAE, params: dict, texts: Texts, paper: dict, 
     for behaviour, sides in texts.items():
         v = features.density_filter(v_diff[behaviour], stats.density, params["features"]["theta"])
         v = features.bos_filter(v, stats.bos_latents)
-        wanted = features.target(v, paper["best_n1"][name].get(behaviour, 4), 0)
+        wanted = features.target(v, best_n1[behaviour], 0)
         ours = fgaa(effect_map, wanted, bias_weight=bias_weight)
         resid = [features.mean_resid(lm, side, layer, include_bos=True) for side in sides]
         others = {
@@ -98,7 +98,8 @@ def check(lm: LanguageModel, sae: SAE, params: dict, texts: Texts, paper: dict, 
         }
         cosines.append({m: float(ours @ others[m]) for m in METHODS if m != "fgaa"})
     table = pd.DataFrame({"ours": pd.DataFrame(cosines).mean(), "paper": paper["cosine_fgaa"][name]}).round(4)
-    print("\nCosine of FGAA's vector with the other methods', averaged over behaviours (table D.1):\n")
+    print("\nCosine of FGAA's vector with the other methods' (table D.1), the average of")
+    print(f"{', '.join(texts)}; the paper's of {len(best_n1)} behaviours:\n")
     print(table.to_markdown())
 
 
@@ -109,7 +110,7 @@ def main() -> None:
     args = parser.parse_args()
     params = overlay(load_params(), read_setting(args.setting), args.setting)
     base = params["base"]
-    texts = read_texts(args.texts)
+    texts, background = read_texts(args.texts), background_texts()
     paper = yaml.safe_load((DATA / "paper.yaml").read_text(encoding="utf-8"))
     if args.setting not in paper["v_diff"]:
         raise unknown("setting with printed numbers", args.setting, list(paper["v_diff"]))
@@ -117,7 +118,9 @@ def main() -> None:
         base["model"], layer=base["layer"], dtype=base["dtype"], device=base["device"], blocks=base["blocks"]
     )
     sae = load_sae(base["sae_source"], lm, base["layer"])
-    check(lm, sae, params, texts, paper, args.setting, background_rows(lm, count=ROWS, context=CONTEXT))
+    size = {"context": params["data"]["context"], "rows": params["data"]["density_rows"]}
+    rows = pack(background, lm.tokenizer, seed=base["seed"], **size)
+    check(lm, sae, params, texts, paper, args.setting, rows)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 import tiny_hub
 import torch
+import yaml
 from fake_server import Server, fake_server
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fgaa_utils.approximator import load_effect_map
@@ -23,6 +24,7 @@ from fgaa_utils.model import load_model
 from fgaa_utils.project import ROOT
 from fgaa_utils.sae import load_sae, sae_identity
 from fgaa_utils.settings import WORKSPACES, read_setting
+from fgaa_utils.shards import load_tensors
 
 TINY = ROOT / "tests" / "tiny.yaml"
 SECRET = "sk-very-secret-0123456789"
@@ -137,66 +139,115 @@ def test_the_9b_setting_runs_whole_too(hub, tmp_path):
 
 
 @pytest.mark.pipeline
-def test_vectors_and_texts_equal_an_independent_oracle(finished, hub):
-    snapshot = tiny_hub.snapshot(hub, "models", "google/gemma-2-2b")
-    model = oracle.PlainModel(AutoModelForCausalLM.from_pretrained(snapshot, dtype=torch.float32), layer=12)
-    tokenizer = AutoTokenizer.from_pretrained(snapshot)
-    scope = tiny_hub.snapshot(hub, "models", "google/gemma-scope-2b-pt-res") / tiny_hub.SIZES["2b"][1] / "params.npz"
-    sae = oracle.PlainSAE(np.load(scope))
-    effects = torch.load(
-        tiny_hub.snapshot(hub, "datasets", "schalnev/sae-ts-effects") / "adapter_2b_layer_12.pt", weights_only=True
+def test_a_pretrained_sae_gets_an_effect_map_of_our_own(hub, tmp_path):
+    """The setting of Gemma Scope 2, its SAE a folder, on a stand-in: no sae stage, but the effects stage."""
+    scope = tmp_path / "layer_12" / "width_1k"
+    scope.mkdir(parents=True)
+    weights = np.load(
+        tiny_hub.snapshot(hub, "models", "google/gemma-scope-2b-pt-res") / tiny_hub.SIZES["2b"][1] / "params.npz"
     )
-    W, b = (effects[name].double().numpy() for name in ("W", "b"))
+    few = {name.lower(): torch.from_numpy(values) for name, values in weights.items()}
+    few = {name: t[:, :1024] if name == "w_enc" else t if name == "b_dec" else t[:1024] for name, t in few.items()}
+    save_file({name: tensor.contiguous() for name, tensor in few.items()}, scope / "params.safetensors")
+    model = str(tiny_hub.snapshot(hub, "models", "google/gemma-2-2b"))
+    base = {"model": model, "sae_source": str(scope), "layer": 12, "behaviours": ["love"], "dtype": "float32"}
+    changes = {"base": base, "features": {"theta": 0.5}, "evaluation": {"compare_judges": []}}
+    (tmp_path / "folder.yaml").write_text(yaml.safe_dump(changes))
+    workspace, _ = run_setting(hub, "gemma-3-270m-scope", "quick", str(tmp_path / "folder.yaml"))
+    metrics = {path.stem: json.loads(path.read_text()) for path in (workspace / "reports" / "metrics").glob("*.json")}
+    assert "sae" not in metrics and metrics["effects"]["vectors"] == 384
+    made, about = load_tensors(workspace / "data" / "effects" / "adam.safetensors")
+    assert made["M"].shape == (2304, 1024) and about["model"] == metrics["evaluation"]["model"]
 
-    density, bos = oracle.background(model, sae, np.load(finished / "data" / "data" / "density.npy"))
+
+class Oracle:
+    """The stand-ins of a size, read by the oracle's own code, and the vectors that it makes of contrastive texts."""
+
+    def __init__(self, hub, size: str, rows: np.ndarray):
+        snapshot = tiny_hub.snapshot(hub, "models", f"google/gemma-2-{size}")
+        hf = AutoModelForCausalLM.from_pretrained(snapshot, dtype=torch.float32)
+        self.model, self.tokenizer = oracle.PlainModel(hf, layer=12), AutoTokenizer.from_pretrained(snapshot)
+        scope = tiny_hub.snapshot(hub, "models", f"google/gemma-scope-{size}-pt-res") / tiny_hub.SIZES[size][1]
+        self.sae = oracle.PlainSAE(np.load(scope / "params.npz"))
+        published = tiny_hub.snapshot(hub, "datasets", "schalnev/sae-ts-effects") / f"adapter_{size}_layer_12.pt"
+        effects = torch.load(published, weights_only=True)
+        self.W, self.b = (effects[name].double().numpy() for name in ("W", "b"))
+        self.density, self.bos = oracle.background(self.model, self.sae, rows)
+
+    def ids(self, text: str) -> list[int]:
+        return [2, *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    def v_diff(self, sides) -> np.ndarray:
+        encoded = [[self.sae.encode(self.model.resid(self.ids(text))) for text in side] for side in sides]
+        positive, negative = map(oracle.mean_over_texts, encoded)
+        return positive - negative
+
+    def vectors(self, sides, n1s, theta: float = 0.5) -> dict[str, np.ndarray]:
+        resid = [oracle.mean_over_texts([self.model.resid(self.ids(text)) for text in side]) for side in sides]
+        v = oracle.filtered(self.v_diff(sides), self.density, self.bos, theta)
+        first = int(v.argmax())
+        return {
+            "caa.0": oracle.unit(resid[0] - resid[1]),
+            "sae.1": oracle.unit(self.sae.W_dec[first]),
+            "sae_ts.1": oracle.v_opt(self.W, self.b, np.eye(len(v))[first]),
+        } | {f"fgaa.{n1}": oracle.v_opt(self.W, self.b, oracle.v_target(v, n1, 0)) for n1 in n1s}
+
+
+@pytest.mark.pipeline
+def test_vectors_and_texts_equal_an_independent_oracle(finished, hub):
+    ours = Oracle(hub, "2b", np.load(finished / "data" / "data" / "density.npy"))
+    nothing = np.zeros(tiny_hub.D_SAE)
     vectors = load_file(finished / "data" / "vectors" / "vectors.safetensors")
-    for behaviour in [b for b in read_behaviours("all") if b.key in ("love", "london")]:
-        resid = [
-            [model.resid([2, *tokenizer(text, add_special_tokens=False)["input_ids"]]) for text in side]
-            for side in (behaviour.positive, behaviour.negative)
-        ]
-        latents = [oracle.mean_over_texts([sae.encode(h) for h in side]) for side in resid]
-        v = oracle.filtered(latents[0] - latents[1], density, bos, theta=0.5)
-        first = max(range(len(v)), key=lambda i: v[i])
-        expected = {
-            "caa.0": oracle.unit(oracle.mean_over_texts(resid[0]) - oracle.mean_over_texts(resid[1])),
-            "sae.1": oracle.unit(sae.W_dec[first]),
-            "sae_ts.1": oracle.v_opt(W, b, np.eye(len(v))[first]),
-            "fgaa.1": oracle.v_opt(W, b, oracle.v_target(v, 1, 0)),
-            "fgaa.2": oracle.v_opt(W, b, oracle.v_target(v, 2, 0)),
-        }
-        for name, vector in expected.items():
+    decided = {"density": 0, "bos": 0}  # behaviours whose highest latent is another without the filter
+    for behaviour in [b for b in read_behaviours("all") if b.key in ("love", "london", "french")]:
+        sides = behaviour.positive, behaviour.negative
+        for name, vector in ours.vectors(sides, [1, 2]).items():
             np.testing.assert_allclose(vectors[f"{behaviour.key}.{name}"].numpy(), vector, atol=2e-5, err_msg=name)
+        v = ours.v_diff(sides)
+        first = oracle.filtered(v, ours.density, ours.bos, 0.5).argmax()
+        decided["density"] += oracle.filtered(v, nothing, ours.bos, 0.5).argmax() != first
+        decided["bos"] += oracle.filtered(v, ours.density, nothing, 0.5).argmax() != first
+    assert all(decided.values()), decided
 
     test = pd.read_parquet(finished / "data" / "evaluation" / "test.parquet")
     steered = test[(test.behaviour == "love") & test.method.isin(["fgaa", "caa"]) & (test.scale == 100)]
     assert len(steered) >= 4
     for row in steered.itertuples():
         delta = row.coeff * vectors[f"love.{row.method}.{row.variant}"].numpy()
-        prompt = tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
-        new = model.sample([2, *prompt], delta, int(row.seed), new_tokens=33, top_k=50)
-        assert tokenizer.decode(prompt + new, skip_special_tokens=True) == row.text
+        prompt = ours.tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
+        new = ours.model.sample([2, *prompt], delta, int(row.seed), new_tokens=33, top_k=50)
+        assert ours.tokenizer.decode(prompt + new, skip_special_tokens=True) == row.text
 
 
 @pytest.mark.pipeline
-def test_the_papers_printed_numbers_stand_beside_those_of_the_weights(hub, finished, tmp_path):
-    (tmp_path / "texts.yaml").write_text(
-        "love: {positive: [I love you, my love], negative: [I hate you, my foe]}\n"
-        "praise: {positive: [well done], negative: [badly done]}\n"
-    )
-    command = [sys.executable, "-m", "fgaa_utils.check_paper", "gemma-2-2b", str(tmp_path / "texts.yaml")]
+@pytest.mark.parametrize("size", tiny_hub.SIZES)
+def test_the_papers_printed_numbers_stand_beside_those_of_the_weights(hub, finished, tmp_path, size):
+    paper = yaml.safe_load((ROOT / "data" / "paper.yaml").read_text())
+    texts = {
+        "2b": {
+            "love": [["I love you", "my love"], ["I hate you", "my foe"]],
+            "praise": [["well done"], ["badly done"]],
+        },
+        "9b": {"conspiracy": [["they hide the truth", "a plot"], ["it is an accident, and no more than that"]]},
+    }[size]
+    content = {behaviour: dict(zip(("positive", "negative"), sides)) for behaviour, sides in texts.items()}
+    (tmp_path / "texts.yaml").write_text(yaml.safe_dump(content))
+    name = f"gemma-2-{size}"
+    command = [sys.executable, "-m", "fgaa_utils.check_paper", name, str(tmp_path / "texts.yaml")]
     environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(finished)}
     done = subprocess.run(command, cwd=finished, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    values = {line.split("|")[2].strip(): line.split("|")[3:5] for line in done.stdout.splitlines() if "|" in line}
-    assert float(values["7863"][0]) == 3.09
-    snapshot = tiny_hub.snapshot(hub, "models", "google/gemma-2-2b")
-    model = oracle.PlainModel(AutoModelForCausalLM.from_pretrained(snapshot, dtype=torch.float32), layer=12)
-    tokenizer = AutoTokenizer.from_pretrained(snapshot)
-    scope = tiny_hub.snapshot(hub, "models", "google/gemma-scope-2b-pt-res") / tiny_hub.SIZES["2b"][1] / "params.npz"
-    sae = oracle.PlainSAE(np.load(scope))
-    sides = [
-        oracle.mean_over_texts([sae.encode(model.resid([2, *tokenizer(t)["input_ids"]])) for t in side])
-        for side in (["I love you", "my love"], ["I hate you", "my foe"])
-    ]
-    assert float(values["7863"][1]) == pytest.approx((sides[0] - sides[1])[7863], abs=1e-2)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    printed = {(row[0], row[1]): row[2:4] for row in cells if row[1].isdigit()}
+    ours = Oracle(hub, size, np.load(finished / "data" / "data" / "density.npy"))
+    for behaviour, latents in paper["v_diff"][name].items():
+        v = ours.v_diff(texts[behaviour])
+        for latent, value in latents.items():
+            theirs, recomputed = map(float, printed[behaviour, str(latent)])
+            assert theirs == value and recomputed == pytest.approx(v[latent], abs=1e-2)
+    cosines = {row[0]: [float(cell) for cell in row[1:]] for row in cells if row[0] in paper["cosine_fgaa"][name]}
+    made = [ours.vectors(sides, [n1 := paper["best_n1"][name][b]]) | {"n1": n1} for b, sides in texts.items()]
+    for method, theirs in paper["cosine_fgaa"][name].items():
+        variant = f"{method}.0" if method == "caa" else f"{method}.1"
+        expected = np.mean([vectors[f"fgaa.{vectors['n1']}"] @ vectors[variant] for vectors in made])
+        assert cosines[method] == pytest.approx([expected, theirs], abs=2e-4), method

@@ -10,6 +10,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 D_SAE = 16384
+BOS_LATENTS = 8
 SIZES = {
     "2b": (2304, "layer_12/width_16k/average_l0_82"),
     "9b": (3584, "layer_12/width_16k/average_l0_130"),
@@ -38,6 +39,13 @@ def byte_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
 
 
+@torch.no_grad()
+def bos_direction(model: Gemma2ForCausalLM) -> np.ndarray:
+    """(d_model,): its dot product with the residual stream of BOS after block 12 is 1."""
+    h = model(torch.tensor([[2]]), output_hidden_states=True).hidden_states[13][0, 0]
+    return (h / h.pow(2).sum()).numpy()
+
+
 def build(cache: Path, size: str, texts: list[str]) -> None:
     """Lay out the stand-ins of the size `2b` or `9b` in `cache`; the model has 14 shallow blocks, so layer 12 is one."""
     d_model, sae_id = SIZES[size]
@@ -58,20 +66,24 @@ def build(cache: Path, size: str, texts: list[str]) -> None:
         eos_token_id=1,
     )
     folder = snapshot(cache, "models", f"google/gemma-2-{size}")
-    Gemma2ForCausalLM(config).save_pretrained(folder)
+    model = Gemma2ForCausalLM(config)
+    model.save_pretrained(folder)
     byte_tokenizer(texts).save_pretrained(folder)
     rng = np.random.default_rng(0)
     W_dec = rng.normal(size=(D_SAE, d_model)).astype(np.float32)
     W_dec /= np.linalg.norm(W_dec, axis=1, keepdims=True)
+    W_enc, threshold = W_dec.T.copy(), np.ones(D_SAE, dtype=np.float32)
+    W_enc[:, :BOS_LATENTS] = 5 * bos_direction(model)[:, None]  # latents that are strong on BOS and fire nowhere else
+    threshold[:BOS_LATENTS] = 4.5
     folder = snapshot(cache, "models", f"google/gemma-scope-{size}-pt-res") / sae_id
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(
         folder / "params.npz",
-        W_enc=W_dec.T,
+        W_enc=W_enc,
         W_dec=W_dec,
         b_enc=rng.normal(scale=0.1, size=D_SAE).astype(np.float32),
         b_dec=rng.normal(scale=0.1, size=d_model).astype(np.float32),
-        threshold=np.full(D_SAE, 1.0, dtype=np.float32),
+        threshold=threshold,
     )
     effects = {"W": torch.randn(d_model, D_SAE), "b": torch.randn(D_SAE)}
     torch.save(effects, snapshot(cache, "datasets", "schalnev/sae-ts-effects") / f"adapter_{size}_layer_12.pt")
