@@ -8,6 +8,7 @@ of its results. What a setting reports is copied to reports/settings/<name>/, wh
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import yaml
 
 from fgaa_utils.approximator import FITS
+from fgaa_utils.judges import check_kinds
 from fgaa_utils.model import MADE, resolve_device
 from fgaa_utils.project import REPORTS, ROOT, STAGES, load_params, unknown
 from fgaa_utils.server_judge import check_environment
@@ -91,13 +93,32 @@ def pipeline_for(params: dict, pipeline: dict, *, ablations: bool = False) -> di
 def check_ready(params: dict) -> None:
     """Look, before anything is fetched, at what would stop the run late.
 
-    Raises: ValueError for a device that is not there, or a judge that asks a server without its variables.
+    Raises: ValueError for a device or a judge that is not there, or one that asks a server without its variables.
     """
     device = resolve_device(params["base"]["device"])
     if device.type == "cpu" and params["base"]["model"] not in MADE:
         print(f"{params['base']['model']} will run on the processor", flush=True)
-    if "openai" in (params["evaluation"]["judge"], *params["evaluation"]["compare_judges"]):
+    judges = [params["evaluation"]["judge"], *params["evaluation"]["compare_judges"]]
+    check_kinds(judges)
+    if "openai" in judges:
         check_environment()
+
+
+def workspace_of(names: list[str]) -> Path:
+    """The folder of a setting. Raises: ValueError for a file of one's own whose name another setting has."""
+    for name in names:
+        shipped = SETTINGS / Path(name).name
+        if name.endswith(".yaml") and shipped.exists() and Path(name).resolve() != shipped:
+            raise ValueError(f"the setting {name} has the name of {shipped.relative_to(ROOT)}; rename it")
+    workspace = WORKSPACES / "+".join(Path(name).stem for name in names)
+    owner, files = workspace / "setting.json", [str(Path(n).resolve()) if n.endswith(".yaml") else n for n in names]
+    if owner.exists() and json.loads(owner.read_text()) != files:
+        raise ValueError(
+            f"{workspace} has the results of {', '.join(json.loads(owner.read_text()))}; rename the setting"
+        )
+    workspace.mkdir(parents=True, exist_ok=True)
+    owner.write_text(json.dumps(files))
+    return workspace
 
 
 def outputs(stage: dict) -> list:
@@ -170,13 +191,13 @@ def main() -> int:
     args = parser.parse_args()
     if args.names == [DEFAULT]:
         return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=ROOT).returncode
-    label = "+".join(Path(name).stem for name in args.names)
-    workspace = WORKSPACES / label
-    prepare(workspace, args.names, ablations=args.ablations)
+    workspace = workspace_of(args.names)
+    ran = (workspace / "data" / "ablations" / "samples.parquet").exists()  # then they belong to the setting
+    prepare(workspace, args.names, ablations=args.ablations or ran)
     status = reproduce(workspace)
     if status == 0 and QUICK not in map(lambda name: Path(name).stem, args.names):
-        report(workspace, label)
-        print(f"Results: reports/settings/{label}/index.html")
+        report(workspace, workspace.name)
+        print(f"Results: reports/settings/{workspace.name}/index.html")
     return status
 
 

@@ -9,7 +9,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 
 from fgaa_utils import settings
 from fgaa_utils.project import ROOT, load_params
-from fgaa_utils.settings import SETTINGS, outputs, overlay, pipeline_for, prepare, read_setting, report
+from fgaa_utils.settings import SETTINGS, outputs, overlay, pipeline_for, prepare, read_setting, report, workspace_of
 
 PARAMS = {"base": {"seed": 0}, "sae": {"d_sae": 8192, "l0": 40, "lr": 0.001}, "vectors": {"n1": [1, 2, 4, 8]}}
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -57,6 +57,15 @@ def test_every_setting_changes_keys_that_exist(name):
     assert {row["effect_vectors"] for row in merged["ablations"]["rows"] if "effect_vectors" in row} <= set(sizes)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("layer-")])
+def test_a_layers_setting_changes_what_belongs_to_a_layer_alone(name):
+    """The compare notebook sets side by side what differs in these keys only."""
+    changes = read_setting(name)
+    keys = {(section, key) for section, values in changes.items() for key in values}
+    assert keys == {("base", "layer"), ("effects", "ce_probes")}
+    assert name == f"layer-{changes['base']['layer']}"
+
+
 @pytest.mark.parametrize(("name", "d_model"), [("gemma-2-2b", 2304), ("gemma-2-9b", 3584)])
 def test_the_papers_settings_name_saes_of_the_known_shapes(name, d_model):
     base = read_setting(name)["base"]
@@ -81,6 +90,9 @@ def test_a_missing_variable_or_device_stops_a_setting_before_anything_runs(tmp_p
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="OPENAI_BASE_URL is not set"):
         prepare(tmp_path / "work", ["gemma-2-2b"])
+    (tmp_path / "judge.yaml").write_text("evaluation: {judge: opanai}")
+    with pytest.raises(ValueError, match="unknown judge 'opanai'; did you mean 'openai'"):
+        prepare(tmp_path / "work", [str(tmp_path / "judge.yaml")])
     (tmp_path / "there.yaml").write_text("base: {device: 'cuda:7'}")
     with pytest.raises(ValueError, match=r"base\.device is 'cuda:7'"):
         prepare(tmp_path / "work", [str(tmp_path / "there.yaml")])
@@ -132,6 +144,17 @@ def test_a_setting_that_trains_runs_every_stage_unfrozen():
     assert set(stages) == set(PIPELINE["stages"]) - {"compare"}
     assert not any("frozen" in stage for stage in stages.values())
     assert PIPELINE["stages"]["sae"]["frozen"], "the repository's own pipeline is left as it is"
+
+
+def test_two_settings_of_one_name_do_not_share_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "WORKSPACES", tmp_path / "work")
+    mine, other, twin = (tmp_path / folder / "mine.yaml" for folder in ("a", "b", "c"))
+    assert workspace_of([str(mine), "quick"]) == workspace_of([str(mine), "quick"])
+    with pytest.raises(ValueError, match=r"mine\+quick has the results of .*a/mine\.yaml, quick; rename"):
+        workspace_of([str(other), "quick"])
+    with pytest.raises(ValueError, match=r"gemma-2-2b\.yaml has the name of settings/gemma-2-2b\.yaml"):
+        workspace_of([str(twin.with_name("gemma-2-2b.yaml"))])
+    assert workspace_of([str(SETTINGS / "quick.yaml")]).name == "quick"
 
 
 def test_a_workspace_has_the_settings_parameters_and_reports_into_a_folder_of_its_own(tmp_path, monkeypatch):
