@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from tqdm import tqdm
 
 from fgaa_utils.hub import hub_or_local
 from fgaa_utils.project import unknown
@@ -73,7 +74,7 @@ def load_effect_map(fit: str, folder: Path, *, d_model: int, d_sae: int, identit
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     wanted = {"W": (d_model, d_sae), "b": (d_sae,)}
     if found != wanted:
-        raise ValueError(f"the effect map {fit} has {found}, model and SAE want {wanted}")
+        raise ValueError(f"the effect map {fit} has {found}, model and SAE want {wanted}; change vectors.fit")
     return EffectMap(weights["W"].float(), weights["b"].float(), {"source": fit})
 
 
@@ -221,7 +222,7 @@ def fit_adam(
     linear = torch.nn.Linear(x.shape[1], y.shape[1]).to(device)  # made before it moves: the same start anywhere
     optimizer = torch.optim.Adam(linear.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * (total // batch))
-    for _ in range(epochs):
+    for _ in tqdm(range(epochs), desc=f"adam on {total} vectors", unit="epoch", mininterval=15):
         for x, y in batches():
             x, y, order = x.to(device), y.to(device), torch.randperm(len(x)).to(device)
             for start in range(0, len(x) - batch + 1, batch):

@@ -20,8 +20,8 @@ def hub_access(repository: str, files: str, key: str) -> Iterator[None]:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise OSError(
             f"{key} wants {files} of the hub repository {repository}, which cannot be had ({reason.strip()[:200]}). "
-            "Accept its terms and log in (`hf auth login`), set HF_HUB_OFFLINE=0, "
-            f"or give {key} the path of a local copy"
+            "If the hub refuses, accept the repository's terms and log in (`hf auth login`); if it is not asked, set "
+            f"HF_HUB_OFFLINE=0; or give {key} the path of a local copy"
         ) from error
 
 

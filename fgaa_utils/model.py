@@ -74,6 +74,11 @@ class LanguageModel:
     blocks: str
 
     @property
+    def name(self) -> str:
+        """The last part of the path or hub id."""
+        return self.identity.split(":")[0]
+
+    @property
     def d_model(self) -> int:
         return self.hf.config.get_text_config().hidden_size
 
@@ -224,7 +229,10 @@ def check_block(lm: LanguageModel, layer: int) -> None:
             tracer.stop()
     if not isinstance(output, torch.Tensor) or output.shape[-1] != lm.d_model:
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"block {layer} of {lm.identity} gives {found}, expected (batch, pos, {lm.d_model})")
+        raise ValueError(
+            f"block {layer} of {lm.identity} gives {found}, expected (batch, pos, {lm.d_model}); "
+            f"base.blocks names the list of blocks, here {lm.blocks}"
+        )
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

@@ -50,10 +50,19 @@ def load_sae(source: str | Path, lm: LanguageModel, layer: int) -> SAE:
             "or release:id of a pretrained one"
         )
     if sae.cfg.d_in != lm.d_model:
-        raise ValueError(f"the SAE {source} reads d_in={sae.cfg.d_in}, the model has d_model={lm.d_model}")
-    hook = str(sae.cfg.metadata.hook_name)
-    if hook not in (f"blocks.{layer}.hook_resid_post", f"blocks.{layer + 1}.hook_resid_pre"):
-        raise ValueError(f"the SAE {source} reads {hook}, base.layer wants blocks.{layer}.hook_resid_post")
+        raise ValueError(
+            f"the SAE {source} reads d_in={sae.cfg.d_in}, the model has d_model={lm.d_model}; "
+            "change base.sae_source or base.model"
+        )
+    about = sae.cfg.metadata
+    places = (f"blocks.{layer}.hook_resid_post", f"blocks.{layer + 1}.hook_resid_pre", f"{lm.blocks}.{layer}")
+    if about.hook_name not in places:
+        raise ValueError(
+            f"the SAE {source} reads {about.hook_name}, base.layer wants {' or '.join(places)}; "
+            "change base.layer to the SAE's, or base.sae_source"
+        )
+    if about.model_name and Path(about.model_name).name != lm.name:
+        print(f"the SAE {source} was trained on {about.model_name} and reads {lm.name}")
     try:
         sae.fold_W_dec_norm()
     except NotImplementedError as error:  # sae-lens's refusal, where it would change which latents are the top k

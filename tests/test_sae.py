@@ -41,6 +41,20 @@ def test_an_sae_that_cannot_have_unit_decoder_rows_is_refused(tiny, tmp_path):
         load_sae(tmp_path, tiny, 1)
 
 
+def test_the_place_may_be_a_module_path_and_another_models_sae_is_named(tiny, tmp_path, capsys):
+    config = TopKSAEConfig(d_in=32, d_sae=50, k=4, rescale_acts_by_decoder_norm=True, dtype="float32", device="cpu")
+    config.metadata.hook_name = "model.layers.1"
+    TopKSAE(config).save_model(tmp_path)
+    load_sae(tmp_path, tiny, 1)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match=r"reads model\.layers\.1, base\.layer wants .* or model\.layers\.2; change"):
+        load_sae(tmp_path, tiny, 2)
+    config.metadata.model_name = "openai/other"
+    TopKSAE(config).save_model(tmp_path)
+    load_sae(tmp_path, tiny, 1)
+    assert f"was trained on openai/other and reads {tiny.name}" in capsys.readouterr().out
+
+
 @pytest.fixture
 def scope_weights():
     rng = np.random.default_rng(0)
