@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from fgaa_utils.behaviours import Behaviour
 from fgaa_utils.criteria import COHERENCE, criteria, messages
+from fgaa_utils.halving import Halving
 from fgaa_utils.hub import hub_access
 from fgaa_utils.model import HUB_FILES, locate, resolve_device, resolve_dtype
 from fgaa_utils.project import unknown
@@ -92,18 +94,24 @@ class ModelJudge:
         new = [text for text in dict.fromkeys(texts) if (criterion, text) not in self._scores]
         after = self.prompt_parts(criterion)[1]
         rows = [self._ids(text + after) for text in new]
+        in_parts = Halving(LANES)
         for numbers, ids, mask in padded_batches(rows, self.tokenizer.eos_token_id or 0):
             ids, mask = ids.to(self.device), mask.to(self.device)
-            cache = copy.deepcopy(self._prefix(criterion))
-            seen = torch.ones(LANES, cache.get_seq_length(), dtype=mask.dtype, device=self.device)
-            out = self.model(
-                input_ids=ids, attention_mask=torch.cat([seen, mask], dim=1), past_key_values=cache, logits_to_keep=STEP
-            )
-            last = mask.sum(dim=1) - 1 - (ids.shape[1] - STEP)  # a row ends within the last STEP places
-            ends = out.logits[torch.arange(LANES, device=self.device), last]  # (LANES, vocabulary)
-            probabilities = ends.float().softmax(dim=1)[:, self._digits].cpu()  # (LANES, 10)
-            mass = probabilities.sum(dim=1)
-            expected = (probabilities @ torch.arange(10.0)) / mass / 9
-            for lane, number in enumerate(numbers):
-                self._scores[criterion, new[number]] = (float(expected[lane]), float(mass[lane]))
+            graded = in_parts(lambda part: self._grade(criterion, ids[part], mask[part]), LANES)
+            for number, (score, mass) in zip(numbers, graded.tolist()):
+                self._scores[criterion, new[number]] = score, mass
         return np.array([self._scores[criterion, text][0] for text in texts])
+
+    def _grade(self, criterion: str, ids: Tensor, mask: Tensor) -> Tensor:
+        """(rows, 2): score and mass of rows (rows, pos) that are padded at the end."""
+        cache = copy.deepcopy(self._prefix(criterion))
+        cache.batch_select_indices(torch.arange(len(ids), device=self.device))
+        seen = torch.ones(len(ids), cache.get_seq_length(), dtype=mask.dtype, device=self.device)
+        out = self.model(
+            input_ids=ids, attention_mask=torch.cat([seen, mask], dim=1), past_key_values=cache, logits_to_keep=STEP
+        )
+        last = mask.sum(dim=1) - 1 - (ids.shape[1] - STEP)  # a row ends within the last STEP places
+        ends = out.logits[torch.arange(len(ids), device=self.device), last]  # (rows, vocabulary)
+        probabilities = ends.float().softmax(dim=1)[:, self._digits].cpu()  # (rows, 10)
+        mass = probabilities.sum(dim=1)
+        return torch.stack([(probabilities @ torch.arange(10.0)) / mass / 9, mass], dim=1)

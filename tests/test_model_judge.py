@@ -72,6 +72,21 @@ def test_a_score_does_not_depend_on_the_other_texts(folder):
     assert [alone.coherence([text])[0] for text in TEXTS] == together.tolist()
 
 
+def test_a_batch_that_does_not_fit_is_judged_in_parts(folder, monkeypatch, capsys):
+    whole = ModelJudge(folder, LOVE, dtype="float32").coherence(TEXTS)
+    judge = ModelJudge(folder, LOVE, dtype="float32")
+    real = judge.model.forward
+
+    def forward(*args, **kwargs):
+        if len(kwargs["input_ids"]) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(judge.model, "forward", forward)
+    np.testing.assert_allclose(judge.coherence(TEXTS), whole, atol=1e-6)
+    assert "going on with 4 rows at a time" in capsys.readouterr().out
+
+
 def test_the_prompt_carries_the_description_and_the_text_once(folder):
     before, after = ModelJudge(folder, LOVE).prompt_parts("love")
     assert LOVE[0].description in before and before.endswith("<text>\n") and after.startswith("\n</text>")
