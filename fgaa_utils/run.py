@@ -70,7 +70,7 @@ def run_stage(stage: str) -> None:
     check_all_parameters()
     parameters = stage_params(stage, accepted_parameters(source))
     METRICS.mkdir(parents=True, exist_ok=True)
-    os.environ |= MALLOC
+    os.environ |= MALLOC | {"PYTHONWARNINGS": "ignore:IProgress not found"}  # of bars that no terminal shows
     os.chdir(ROOT)
     executed = REPORTS / source.name
     began, start = time.time(), time.monotonic()
@@ -81,6 +81,7 @@ def run_stage(stage: str) -> None:
         kernel_name="python3",
         cwd=str(ROOT),
         progress_bar=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
     )
