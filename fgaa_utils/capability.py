@@ -125,8 +125,8 @@ def steered_text_ce(
     """Mean next-token cross-entropy of each text under each delta, (deltas, texts), float32, nats per token.
 
     `ids` (texts, pos) start with BOS and have no pads; BOS is not predicted, and the `skip` tokens after it, a prefix
-    of the text, do not count. The ratio of perplexities to
-    unsteered is the exponential of a difference of these (paper, figure 4).
+    of the text, do not count. The ratio of perplexities to unsteered is the exponential of a difference of these
+    (paper, figure 4).
 
     Raises: ValueError for a wrong shape of the deltas, or a value that is not finite.
     """

@@ -162,6 +162,11 @@ def batches_of(rows: Rows, batch: int) -> list[np.ndarray]:
     return batches
 
 
+def sampling_identity(lm: LanguageModel, layer: int, sampling: SamplingParams) -> dict:
+    """What shapes sampled tokens beside the rows themselves, for the names of shards."""
+    return lm.place | {"model": lm.identity, "layer": layer, "torch": torch.__version__} | vars(sampling)
+
+
 def generate(
     lm: LanguageModel, rows: Rows, layer: int, sampling: SamplingParams, folder: Path, *, progress: str | None = None
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -171,10 +176,7 @@ def generate(
     fit into memory is made in smaller parts, which may change the rounding; a shard says how many rows went together.
     """
     batches = batches_of(rows, sampling.batch)
-    identity = (
-        lm.place | {"model": lm.identity, "layer": layer, "torch": torch.__version__} | vars(sampling) | rows.identity()
-    )
-    store = ShardStore(folder, identity, len(batches))
+    store = ShardStore(folder, sampling_identity(lm, layer, sampling) | rows.identity(), len(batches))
     missing = set(store.missing())
     total = len(batches) * sampling.batch * sampling.new_tokens
     bar = tqdm(total=total, desc=progress, unit="tok", unit_scale=True, disable=progress is None, mininterval=15)

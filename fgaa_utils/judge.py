@@ -3,7 +3,6 @@
 The paper asks gpt-4o-mini. LocalJudge needs no network: classifiers on frozen models, with their error measured.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +20,7 @@ from fgaa_utils.behaviours import Behaviour
 from fgaa_utils.coherence import coherence_features, damaged_windows, fit_coherence, predict_coherence, windows
 from fgaa_utils.project import RAW, unknown
 from fgaa_utils.readers import Embedder, LanguageId, Reference
-from fgaa_utils.shards import digest
+from fgaa_utils.shards import digest, save_frame
 
 FOLDS = 5
 MIN_TEXTS = 20  # judge texts on each side of a behaviour
@@ -210,9 +209,7 @@ class LocalJudge:
         if self._file:
             columns = [*self._models, "coherence"]
             frame = pd.DataFrame(np.array(list(self._scores.values())), columns=columns)
-            partial = self._file.with_suffix(".partial")
-            frame.assign(text=list(self._scores)).to_parquet(partial, index=False)
-            os.replace(partial, self._file)
+            save_frame(self._file, frame.assign(text=list(self._scores)))
 
     def _fit_coherence(
         self, documents: pd.DataFrame, labelled: pd.DataFrame, count: int, seed: int

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -89,6 +90,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if metadata.pop("crc32", None) != _checksum(tensors, metadata):
         raise ValueError(f"{path} is damaged (wrong checksum); delete it and run its stage again")
     return tensors, metadata
+
+
+def save_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a Parquet file without the index, atomically."""
+    partial = path.with_suffix(".partial")
+    frame.to_parquet(partial, index=False)
+    os.replace(partial, path)
 
 
 class ShardStore:
