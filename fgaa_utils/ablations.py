@@ -19,11 +19,11 @@ from fgaa_utils import evaluation as ev
 from fgaa_utils.approximator import FITS, EffectMap, Moments, fit_adam, fit_reduced_rank, fit_ridge
 from fgaa_utils.effects import EffectData
 from fgaa_utils.features import bos_filter, check_norm, contrastive_difference, density_filter, target
-from fgaa_utils.generate import SamplingParams
+from fgaa_utils.generate import SamplingParams, sampling_identity
 from fgaa_utils.judge import Judge
 from fgaa_utils.model import LanguageModel
 from fgaa_utils.project import unknown
-from fgaa_utils.shards import digest, load_tensors
+from fgaa_utils.shards import digest, load_tensors, save_frame
 from fgaa_utils.stats import bcs, bcs_draws, paired_comparisons
 from fgaa_utils.vectors import fgaa
 
@@ -37,7 +37,7 @@ class Recipe:
     """Everything that shapes a behaviour's FGAA vector, each field an entry of a row of `ablations.rows`.
 
     n1 None: the value that the evaluation chose for the behaviour. examples None: all texts of each side, else so many
-    drawn at random, those of a smaller number among those of a larger. effect_vectors None: all that the effect map
+    drawn at random, those of a smaller number among those of a larger; draw: which random order. effect_vectors None: all that the effect map
     was fitted on.
     """
 
@@ -51,6 +51,7 @@ class Recipe:
     fit: str
     n1: int | None = None
     examples: int | None = None
+    draw: int = 0
     effect_vectors: int | None = None
 
     def changed(self, changes: dict) -> "Recipe":
@@ -96,14 +97,14 @@ class VectorBuilder:
     n1: dict[str, int]
     seed: int = 0
 
-    def _drawn(self, side: Tensor, count: int | None) -> Tensor:
-        order = np.random.default_rng([self.seed, len(side)]).permutation(len(side))
+    def _drawn(self, side: Tensor, count: int | None, draw: int) -> Tensor:
+        order = np.random.default_rng([self.seed, len(side), draw]).permutation(len(side))
         return side if count is None else side[order[:count]]
 
     def vector(self, behaviour: str, recipe: Recipe) -> Tensor:
         """The unit steering vector (d_model,) (Eq. 1-5). Raises: ValueError if the filters leave no latent."""
         positive, negative = (
-            self._drawn(side, recipe.examples) for side in self.latents[recipe.include_bos][behaviour]
+            self._drawn(side, recipe.examples, recipe.draw) for side in self.latents[recipe.include_bos][behaviour]
         )
         v = contrastive_difference(positive, negative)
         if recipe.density_filter:
@@ -211,7 +212,7 @@ def run_cells(
     changed or moved leaves the texts of all others as they are."""
     kept = folder / "texts"
     kept.mkdir(parents=True, exist_ok=True)
-    common = lm.place | {"model": lm.identity, "layer": layer, "torch": torch.__version__} | vars(sampling)
+    common = sampling_identity(lm, layer, sampling)
     rows, files = {}, {}
     for name, vector in vectors.items():
         rows[name] = ev.expand_samples(cells({name: vector}), prompts, samples, seeds=seeds)
@@ -224,9 +225,7 @@ def run_cells(
         label = f"{progress} {number} of {len(groups)}"
         texts = ev.generate_samples(lm, joint, group, layer, sampling, folder, progress=label)
         for name, part in texts.groupby(["behaviour", "method", "variant"]):
-            partial = files[name].with_suffix(".partial")
-            part[["text"]].to_parquet(partial, index=False)
-            partial.replace(files[name])
+            save_frame(files[name], part[["text"]])
     if not vectors:
         return pd.DataFrame()
     read = [rows[name].assign(text=pd.read_parquet(files[name]).text.to_numpy()) for name in vectors]

@@ -1,5 +1,7 @@
 """Ablations: recipes give the vectors they name, equal vectors share texts, scales come from validation."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,7 @@ from fgaa_utils.ablations import (
 )
 from fgaa_utils.approximator import EffectMap
 from fgaa_utils.generate import SamplingParams
+from fgaa_utils.project import METRICS, load_params
 from fgaa_utils.shards import save_tensors
 from fgaa_utils.stats import bcs
 
@@ -115,6 +118,14 @@ def test_labels_say_what_is_changed():
     assert row_label({"density_filter": False, "bias_weight": 0.0}) == "density_filter off, bias_weight 0.0"
 
 
+def test_the_committed_table_has_the_rows_of_the_parameters():
+    """Else it is out of date: `make ablations` runs it again."""
+    grid = load_params()["ablations"]
+    heat = [{"n1": n1, "n2": n2} for n2 in grid["heat_n2"] for n1 in grid["heat_n1"]]
+    found = json.loads((METRICS / "ablations.json").read_text())["rows"]
+    assert set(found) == {"default", *map(row_label, [*heat, *grid["rows"]])}
+
+
 def test_rows_that_do_not_go_together():
     with pytest.raises(ValueError, match=r"fit: decoder, which has no bias; add bias_weight: 0\.0"):
         DEFAULT.changed({"fit": "decoder"})
@@ -127,9 +138,10 @@ def test_rows_that_do_not_go_together():
 def test_fewer_examples_are_drawn_from_more():
     texts = torch.arange(10.0)[:, None]
     drawn = VectorBuilder({}, torch.empty(0), torch.empty(0), lambda fit, count: None, {}, seed=3)._drawn
-    few, more = drawn(texts, 2), drawn(texts, 5)
+    few, more = drawn(texts, 2, 0), drawn(texts, 5, 0)
     assert set(few.flatten().tolist()) < set(more.flatten().tolist()) and len(more) == 5
-    assert torch.equal(drawn(texts, None), texts) and more.flatten().tolist() != list(range(5))
+    assert torch.equal(drawn(texts, None, 0), texts) and more.flatten().tolist() != list(range(5))
+    assert not torch.equal(drawn(texts, 2, 1), few), "another draw is another order"
 
 
 def test_equal_vectors_share_texts_and_the_evaluations_are_known():
