@@ -159,15 +159,15 @@ def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> No
     (workspace / "reports").mkdir(exist_ok=True)
 
 
-def reproduce(workspace: Path) -> int:
-    """`dvc repro` in the workspace; its exit status."""
+def reproduce(workspace: Path, *targets: str) -> int:
+    """`dvc repro` in the workspace, of all or of some stages; its exit status."""
     environment = os.environ | {"PYTHONPATH": str(workspace)}
     dvc = [sys.executable, "-m", "dvc"]
     if not (workspace / ".dvc").exists():
         subprocess.run([*dvc, "init", "--quiet", "--no-scm"], cwd=workspace, check=True)
         subprocess.run([*dvc, "config", "cache.dir", str(ROOT / ".dvc" / "cache")], cwd=workspace, check=True)
         subprocess.run([*dvc, "config", "core.analytics", "false"], cwd=workspace, check=True)
-    return subprocess.run([*dvc, "repro"], cwd=workspace, env=environment).returncode
+    return subprocess.run([*dvc, "repro", *targets], cwd=workspace, env=environment).returncode
 
 
 def report(workspace: Path, name: str) -> None:

@@ -23,7 +23,7 @@ from fgaa_utils.behaviours import read_behaviours
 from fgaa_utils.model import load_model
 from fgaa_utils.project import ROOT
 from fgaa_utils.sae import load_sae, sae_identity
-from fgaa_utils.settings import WORKSPACES, read_setting
+from fgaa_utils.settings import WORKSPACES, prepare, read_setting, reproduce
 from fgaa_utils.shards import load_tensors
 
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -141,23 +141,24 @@ def test_the_9b_setting_runs_whole_too(hub, tmp_path):
 @pytest.mark.pipeline
 def test_a_pretrained_sae_gets_an_effect_map_of_our_own(hub, tmp_path):
     """The setting of Gemma Scope 2, its SAE a folder, on a stand-in: no sae stage, but the effects stage."""
-    scope = tmp_path / "layer_12" / "width_1k"
+    scope = tmp_path / "layer_12" / "width_256"
     scope.mkdir(parents=True)
     weights = np.load(
         tiny_hub.snapshot(hub, "models", "google/gemma-scope-2b-pt-res") / tiny_hub.SIZES["2b"][1] / "params.npz"
     )
     few = {name.lower(): torch.from_numpy(values) for name, values in weights.items()}
-    few = {name: t[:, :1024] if name == "w_enc" else t if name == "b_dec" else t[:1024] for name, t in few.items()}
+    few = {name: t[:, :256] if name == "w_enc" else t if name == "b_dec" else t[:256] for name, t in few.items()}
     save_file({name: tensor.contiguous() for name, tensor in few.items()}, scope / "params.safetensors")
     model = str(tiny_hub.snapshot(hub, "models", "google/gemma-2-2b"))
     base = {"model": model, "sae_source": str(scope), "layer": 12, "behaviours": ["love"], "dtype": "float32"}
-    changes = {"base": base, "features": {"theta": 0.5}, "evaluation": {"compare_judges": []}}
-    (tmp_path / "folder.yaml").write_text(yaml.safe_dump(changes))
-    workspace, _ = run_setting(hub, "gemma-3-270m-scope", "quick", str(tmp_path / "folder.yaml"))
-    metrics = {path.stem: json.loads(path.read_text()) for path in (workspace / "reports" / "metrics").glob("*.json")}
-    assert "sae" not in metrics and metrics["effects"]["vectors"] == 384
-    made, about = load_tensors(workspace / "data" / "effects" / "adam.safetensors")
-    assert made["M"].shape == (2304, 1024) and about["model"] == metrics["evaluation"]["model"]
+    (tmp_path / "folder.yaml").write_text(yaml.safe_dump({"base": base, "features": {"theta": 0.5}}))
+    prepare(tmp_path / "work", ["gemma-3-270m-scope", "quick", str(tmp_path / "folder.yaml")])
+    assert reproduce(tmp_path / "work", "vectors") == 0
+    assert not (tmp_path / "work" / "data" / "sae").exists()
+    effect_map, about = load_tensors(tmp_path / "work" / "data" / "effects" / "adam.safetensors")
+    assert effect_map["M"].shape == (2304, 256)
+    vectors = load_file(tmp_path / "work" / "data" / "vectors" / "vectors.safetensors")
+    assert vectors["love.fgaa.1"].shape == (2304,) and about["layer"] == "12"
 
 
 class Oracle:

@@ -73,8 +73,10 @@ def build(cache: Path, size: str, texts: list[str]) -> None:
     W_dec = rng.normal(size=(D_SAE, d_model)).astype(np.float32)
     W_dec /= np.linalg.norm(W_dec, axis=1, keepdims=True)
     W_enc, threshold = W_dec.T.copy(), np.ones(D_SAE, dtype=np.float32)
-    W_enc[:, :BOS_LATENTS] = 5 * bos_direction(model)[:, None]  # latents that are strong on BOS and fire nowhere else
-    threshold[:BOS_LATENTS] = 4.5
+    W_enc[:, :BOS_LATENTS] = (
+        1000 * bos_direction(model)[:, None]
+    )  # latents that are strong on BOS and fire nowhere else
+    threshold[:BOS_LATENTS] = 900
     folder = snapshot(cache, "models", f"google/gemma-scope-{size}-pt-res") / sae_id
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(
