@@ -49,15 +49,17 @@ PATHS = (  # values that may be paths
 REPORTED = ("metrics", "pages", "figures", "index.html", "resources.json")
 
 
-def read_setting(name: str) -> dict:
-    """{section: {key: value}} of settings/<name>.yaml, or of a file by its path.
-
-    Raises: ValueError for a name that is neither.
-    """
+def setting_file(name: str) -> Path:
+    """settings/<name>.yaml, or a file by its path. Raises: ValueError for a name that is neither."""
     path = Path(name) if name.endswith(".yaml") else SETTINGS / f"{name}.yaml"
     if not path.is_file():
         raise unknown("setting", name, sorted(p.stem for p in SETTINGS.glob("*.yaml")))
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return path.resolve()
+
+
+def read_setting(name: str) -> dict:
+    """{section: {key: value}} of a setting. Raises: ValueError for a name that is none."""
+    return yaml.safe_load(setting_file(name).read_text(encoding="utf-8")) or {}
 
 
 def overlay(params: dict, changes: dict, name: str) -> dict:
@@ -105,19 +107,21 @@ def check_ready(params: dict) -> None:
 
 
 def workspace_of(names: list[str]) -> Path:
-    """The folder of a setting. Raises: ValueError for a file of one's own whose name another setting has."""
-    for name in names:
-        shipped = SETTINGS / Path(name).name
-        if name.endswith(".yaml") and shipped.exists() and Path(name).resolve() != shipped:
-            raise ValueError(f"the setting {name} has the name of {shipped.relative_to(ROOT)}; rename it")
-    workspace = WORKSPACES / "+".join(Path(name).stem for name in names)
-    owner, files = workspace / "setting.json", [str(Path(n).resolve()) if n.endswith(".yaml") else n for n in names]
-    if owner.exists() and json.loads(owner.read_text()) != files:
-        raise ValueError(
-            f"{workspace} has the results of {', '.join(json.loads(owner.read_text()))}; rename the setting"
-        )
+    """The folder of a setting, made.
+
+    Raises: ValueError for a name that is no setting, or for a file of one's own whose name another setting has.
+    """
+    files = [setting_file(name) for name in names]
+    for name, path in zip(names, files):
+        if path.parent != SETTINGS and (SETTINGS / path.name).exists():
+            raise ValueError(f"the setting {name} has the name of settings/{path.name}; rename it")
+    workspace = WORKSPACES / "+".join(path.stem for path in files)
+    owner, ours = workspace / "setting.json", [os.path.relpath(path, ROOT) for path in files]
+    theirs = json.loads(owner.read_text()) if owner.exists() else ours
+    if theirs != ours:
+        raise ValueError(f"{workspace} has the results of {', '.join(theirs)}; rename the setting")
     workspace.mkdir(parents=True, exist_ok=True)
-    owner.write_text(json.dumps(files))
+    owner.write_text(json.dumps(ours))
     return workspace
 
 

@@ -149,12 +149,20 @@ def test_a_setting_that_trains_runs_every_stage_unfrozen():
 def test_two_settings_of_one_name_do_not_share_results(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "WORKSPACES", tmp_path / "work")
     mine, other, twin = (tmp_path / folder / "mine.yaml" for folder in ("a", "b", "c"))
+    for path in (mine, other, twin := twin.with_name("gemma-2-2b.yaml")):
+        path.parent.mkdir()
+        path.write_text("base: {seed: 1}")
     assert workspace_of([str(mine), "quick"]) == workspace_of([str(mine), "quick"])
-    with pytest.raises(ValueError, match=r"mine\+quick has the results of .*a/mine\.yaml, quick; rename"):
+    with pytest.raises(
+        ValueError, match=r"mine\+quick has the results of .*a/mine\.yaml, settings/quick\.yaml; rename"
+    ):
         workspace_of([str(other), "quick"])
     with pytest.raises(ValueError, match=r"gemma-2-2b\.yaml has the name of settings/gemma-2-2b\.yaml"):
-        workspace_of([str(twin.with_name("gemma-2-2b.yaml"))])
-    assert workspace_of([str(SETTINGS / "quick.yaml")]).name == "quick"
+        workspace_of([str(twin)])
+    assert workspace_of(["quick"]) == workspace_of([str(SETTINGS / "quick.yaml")])
+    with pytest.raises(ValueError, match="unknown setting 'quik'"):
+        workspace_of(["quik"])
+    assert not (tmp_path / "work" / "quik").exists()
 
 
 def test_a_workspace_has_the_settings_parameters_and_reports_into_a_folder_of_its_own(tmp_path, monkeypatch):
