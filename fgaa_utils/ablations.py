@@ -4,6 +4,7 @@ A row of the table is a set of changes to the default settings. Vectors that com
 one another and with the evaluation; only what a change alters is generated.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,11 +214,12 @@ def run_cells(
     kept = folder / "texts"
     kept.mkdir(parents=True, exist_ok=True)
     common = sampling_identity(lm, layer, sampling)
+    (kept / "identity.json").write_text(json.dumps(common, indent=1, sort_keys=True))
     rows, files = {}, {}
     for name, vector in vectors.items():
         rows[name] = ev.expand_samples(cells({name: vector}), prompts, samples, seeds=seeds)
         drawn = {column: rows[name][column].tolist() for column in ("prompt", "coeff", "seed")}
-        files[name] = kept / f"{digest(common | drawn | {'vector': digest(vector)})}.parquet"
+        files[name] = kept / f"shard_{digest(common | drawn | {'vector': digest(vector)})}.parquet"
     missing = [name for name in vectors if not files[name].exists()]
     groups = [{name: vectors[name] for name in missing[i : i + GROUP]} for i in range(0, len(missing), GROUP)]
     for number, group in enumerate(groups, start=1):
