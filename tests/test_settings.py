@@ -57,15 +57,6 @@ def test_every_setting_changes_keys_that_exist(name):
     assert {row["effect_vectors"] for row in merged["ablations"]["rows"] if "effect_vectors" in row} <= set(sizes)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("layer-")])
-def test_a_layers_setting_changes_what_belongs_to_a_layer_alone(name):
-    """The compare notebook sets side by side what differs in these keys only."""
-    changes = read_setting(name)
-    keys = {(section, key) for section, values in changes.items() for key in values}
-    assert keys == {("base", "layer"), ("effects", "ce_probes")}
-    assert name == f"layer-{changes['base']['layer']}"
-
-
 @pytest.mark.parametrize(("name", "d_model"), [("gemma-2-2b", 2304), ("gemma-2-9b", 3584)])
 def test_the_papers_settings_name_saes_of_the_known_shapes(name, d_model):
     base = read_setting(name)["base"]
