@@ -22,9 +22,9 @@ help: ## list the targets
 setup: .venv/.ready ## make .venv with the locked versions
 
 repro: .venv/.ready ## run the whole pipeline on the real model (about 50 minutes on two cores); SETTING=<file of settings/> for another
-	$(BIN)/python -m fgaa_utils.settings $(SETTING)
+	$(BIN)/python -m fgaa_utils.pipeline.settings $(SETTING)
 ifeq ($(SETTING),gemma-3-270m)
-	@echo && echo "Results: reports/index.html, reports/pages/, and these numbers:" && $(BIN)/python -m fgaa_utils.summary
+	@echo && echo "Results: reports/index.html, reports/pages/, and these numbers:" && $(BIN)/python -m fgaa_utils.pipeline.summary
 endif
 
 test: .venv/.ready ## run the tests, fetching the model if need be
@@ -32,14 +32,14 @@ test: .venv/.ready ## run the tests, fetching the model if need be
 	$(BIN)/python -m pytest
 
 quick: .venv/.ready ## run every stage at small sizes in .settings/quick/, touching no result
-	$(BIN)/python -m fgaa_utils.settings quick
+	$(BIN)/python -m fgaa_utils.pipeline.settings quick
 
 BEFORE_sae := data
 BEFORE_effects := features
 BEFORE_ablations := evaluation
 again: .venv/.ready ## run a frozen stage again, resuming from its shards: STAGE=sae, effects or ablations
 	$(BIN)/dvc repro $(BEFORE_$(STAGE))
-	$(BIN)/python -m fgaa_utils.run $(STAGE)
+	$(BIN)/python -m fgaa_utils.pipeline.run $(STAGE)
 	$(BIN)/dvc commit --force $(STAGE)
 
 ablations: .venv/.ready ## change one thing of FGAA at a time, SETTING=<file of settings/> for another than the default
@@ -47,14 +47,14 @@ ifeq ($(SETTING),gemma-3-270m)
 	$(MAKE) again STAGE=ablations
 	$(BIN)/dvc repro
 else
-	$(BIN)/python -m fgaa_utils.settings $(SETTING) --ablations
+	$(BIN)/python -m fgaa_utils.pipeline.settings $(SETTING) --ablations
 endif
 
 check-paper: .venv/.ready ## recompute numbers that the paper prints: SETTING=gemma-2-2b TEXTS=<file of contrastive texts>
-	$(BIN)/python -m fgaa_utils.check_paper $(SETTING) $(TEXTS)
+	$(BIN)/python -m fgaa_utils.pipeline.check_paper $(SETTING) $(TEXTS)
 
 lab: .venv/.ready ## open the notebooks in JupyterLab with the parameters of params.yaml
-	$(BIN)/python -m fgaa_utils.run --sync
+	$(BIN)/python -m fgaa_utils.pipeline.run --sync
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 check: .venv/.ready ## what CI checks: style, stripped notebooks, tests, the quick pipeline, the paper's setting on a tiny model

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import torch
 
-from fgaa_utils.generate import SamplingParams, exact_top_k, generate_batch
-from fgaa_utils.model import LanguageModel, load_model
+from fgaa_utils.model.generate import SamplingParams, exact_top_k, generate_batch
+from fgaa_utils.model.lm import LanguageModel, load_model
 from fgaa_utils.project import load_params
 
 NEW_TOKENS = 24

@@ -10,7 +10,7 @@ import torch
 from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput
 
-from fgaa_utils.sae_training import ResidualSAE
+from fgaa_utils.sae.training import ResidualSAE
 
 BATCH, D_IN, D_SAE, L0, ROUNDS = 2048, 640, 8192, 40, 5
 

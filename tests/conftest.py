@@ -7,7 +7,7 @@ from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
-from fgaa_utils.model import LanguageModel, wrap
+from fgaa_utils.model.lm import LanguageModel, wrap
 
 WORDS = "the a cat dog sat ran on mat in sun and we love hate rain blue red green one two".split()
 VOCABULARY = 1100  # two blocks of exact_top_k and a remainder

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from fgaa_utils import ablations as module
-from fgaa_utils import evaluation as ev
-from fgaa_utils.ablations import (
+from fgaa_utils.evaluation import ablations as module
+from fgaa_utils.evaluation import cells as ev
+from fgaa_utils.evaluation.ablations import (
     Recipe,
     TextPlan,
     VectorBuilder,
@@ -21,8 +21,8 @@ from fgaa_utils.ablations import (
     run_cells,
     score_row,
 )
-from fgaa_utils.approximator import EffectMap
-from fgaa_utils.generate import SamplingParams
+from fgaa_utils.method.approximator import EffectMap
+from fgaa_utils.model.generate import SamplingParams
 from fgaa_utils.project import METRICS, load_params
 from fgaa_utils.shards import save_tensors
 from fgaa_utils.stats import bcs

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from fgaa_utils.approximator import (
+from fgaa_utils.method.approximator import (
     EffectMap,
     Moments,
     fit_adam,

@@ -3,7 +3,7 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from fgaa_utils.behaviours import FOLDER, Behaviour, read_behaviour, read_behaviours
+from fgaa_utils.data.behaviours import FOLDER, Behaviour, read_behaviour, read_behaviours
 
 SETS = ("positive", "negative", "judge_positive", "judge_negative")
 

@@ -3,9 +3,9 @@ from functools import wraps
 import pytest
 import torch
 
-from fgaa_utils.capability import accuracy, measure_cells, option_logprobs, steered_text_ce
-from fgaa_utils.questions import Question
-from fgaa_utils.steer import steered_ce
+from fgaa_utils.data.questions import Question
+from fgaa_utils.evaluation.capability import accuracy, measure_cells, option_logprobs, steered_text_ce
+from fgaa_utils.model.steer import steered_ce
 
 LONG = "the cat sat on the mat and the dog ran in the sun and we love the red rain"  # beyond the sliding window of 16
 QUESTIONS = [

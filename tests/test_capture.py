@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fgaa_utils import capture
-from fgaa_utils.capture import capture_resid, pad_right, resid_batch
+from fgaa_utils.model import capture
+from fgaa_utils.model.capture import capture_resid, pad_right, resid_batch
 
 TEXTS = [[1, 5], [1, 4, 7, 9, 12, 3], [1, 8, 8], [1, 20, 21, 22, 23, 24, 25, 26, 27]]
 

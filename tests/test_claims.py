@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fgaa_utils.claims import above_all, best_on_most, verdict
+from fgaa_utils.evaluation.claims import above_all, best_on_most, verdict
 
 BEHAVIOURS = np.linspace(0.2, 0.8, 9)
 NOISE = 0.02 * np.array([1, -1, 0, 1, -1, 0, 1, -1, 0])

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgaa_utils.coherence import (
+from fgaa_utils.judges.coherence import (
     FRENCH,
     FROM_VOCABULARY,
     KINDS,

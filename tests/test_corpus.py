@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fgaa_utils.corpus import (
+from fgaa_utils.data.corpus import (
     READERS,
     SPLITS,
     clean,

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from fgaa_utils.capture import capture_resid
-from fgaa_utils.effects import EffectData, ce_scales, chunk_vectors, interpolate_scale, mean_activations
-from fgaa_utils.generate import SamplingParams
-from fgaa_utils.steer import steered_ce
+from fgaa_utils.method.effects import EffectData, ce_scales, chunk_vectors, interpolate_scale, mean_activations
+from fgaa_utils.model.capture import capture_resid
+from fgaa_utils.model.generate import SamplingParams
+from fgaa_utils.model.steer import steered_ce
 
 
 def test_interpolation_is_exact_on_a_power_law():
@@ -99,5 +99,5 @@ def test_an_opener_without_unsteered_rollouts_is_refused(tiny, tiny_sae, tmp_pat
 
 def test_effect_data_is_read_back(tiny, tiny_sae, tmp_path, monkeypatch):
     first = make_data(tiny, tiny_sae, tmp_path).chunk(0)[1]
-    monkeypatch.setattr("fgaa_utils.effects.rollout_activations", lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr("fgaa_utils.method.effects.rollout_activations", lambda *_, **__: pytest.fail("made again"))
     assert torch.equal(make_data(tiny, tiny_sae, tmp_path).chunk(0)[1], first)

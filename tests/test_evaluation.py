@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from fgaa_utils import evaluation as ev
-from fgaa_utils.behaviours import read_behaviours
-from fgaa_utils.generate import SamplingParams, generate_batch
-from fgaa_utils.server_judge import ServerJudge
+from fgaa_utils.data.behaviours import read_behaviours
+from fgaa_utils.evaluation import cells as ev
+from fgaa_utils.judges.server import ServerJudge
+from fgaa_utils.model.generate import SamplingParams, generate_batch
 from fgaa_utils.stats import interval
 
 KEYS = ["anger", "love"]

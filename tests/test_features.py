@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fgaa_utils import features
-from fgaa_utils.capture import capture_resid
-from fgaa_utils.features import (
+from fgaa_utils.method import features
+from fgaa_utils.method.features import (
     LatentStats,
     bos_filter,
     contrastive_difference,
@@ -15,6 +14,7 @@ from fgaa_utils.features import (
     target,
     top_k_filter,
 )
+from fgaa_utils.model.capture import capture_resid
 
 ROWS = np.array([[1, 5, 6, 7, 8], [1, 9, 10, 11, 12], [1, 30, 31, 32, 33], [1, 5, 9, 30, 7]], dtype=np.int32)
 

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 import pytest
 import yaml
 
-from fgaa_utils import fetch
-from fgaa_utils.corpus import READERS
+from fgaa_utils.data import fetch
+from fgaa_utils.data.corpus import READERS
 
 CONTENT = {
     "some_data/texts/a.jsonl": b'{"text": "a"}\n',

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fgaa_utils.generate import (
+from fgaa_utils.model.generate import (
     Rows,
     SamplingParams,
     batches_of,
@@ -102,7 +102,7 @@ def test_resumed_run_equals_an_unbroken_one(tiny, tmp_path):
 def test_finished_shards_are_not_made_again(tiny, tmp_path, monkeypatch):
     rows = make_rows(tiny)
     first = generate_all(tiny, rows, 2, SAMPLING, tmp_path)
-    monkeypatch.setattr("fgaa_utils.generate.generate_batch", lambda *_: pytest.fail("generated again"))
+    monkeypatch.setattr("fgaa_utils.model.generate.generate_batch", lambda *_: pytest.fail("generated again"))
     assert torch.equal(generate_all(tiny, rows, 2, SAMPLING, tmp_path), first)
 
 

@@ -3,10 +3,10 @@ from functools import wraps
 import pytest
 import torch
 
-from fgaa_utils.capability import steered_text_ce
-from fgaa_utils.capture import capture_resid
-from fgaa_utils.effects import ce_scales
-from fgaa_utils.halving import Halving
+from fgaa_utils.evaluation.capability import steered_text_ce
+from fgaa_utils.method.effects import ce_scales
+from fgaa_utils.model.capture import capture_resid
+from fgaa_utils.model.halving import Halving
 
 IDS = torch.tensor([[1, 5, 9, 13, 2, 7], [1, 30, 4, 4, 8, 11]])
 

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgaa_utils import judge as module
-from fgaa_utils.behaviours import Behaviour, read_behaviours
-from fgaa_utils.corpus import load_documents
-from fgaa_utils.judge import FOLDS, LocalJudge, auc, class_weights, fit_calibrated, grouped_folds, judge_texts
-from fgaa_utils.labels import FIRST, label_auc, read_labels, spearman
+from fgaa_utils.data.behaviours import Behaviour, read_behaviours
+from fgaa_utils.data.corpus import load_documents
+from fgaa_utils.judges import local as module
+from fgaa_utils.judges.labels import FIRST, label_auc, read_labels, spearman
+from fgaa_utils.judges.local import FOLDS, LocalJudge, auc, class_weights, fit_calibrated, grouped_folds, judge_texts
 from fgaa_utils.project import MODEL, RAW
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgaa_utils import judges
-from fgaa_utils.judges import check_kinds, judge_rows, make_judge, rank_correlations
+from fgaa_utils.judges import choose as judges
+from fgaa_utils.judges.choose import check_kinds, judge_rows, make_judge, rank_correlations
 
 SERVER = {"concurrency": 2, "timeout": 1.0, "attempts": 1}
 

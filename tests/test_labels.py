@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgaa_utils.behaviours import read_behaviours
-from fgaa_utils.labels import STEERED, agreement, judge_bias, label_auc, method_scores, read_labels, spearman
+from fgaa_utils.data.behaviours import read_behaviours
+from fgaa_utils.judges.labels import STEERED, agreement, judge_bias, label_auc, method_scores, read_labels, spearman
 
 KEYS = [b.key for b in read_behaviours()]
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from fgaa_utils.capture import capture_resid
-from fgaa_utils.model import check_block, find_blocks, join_parts, load_model, resolve_device, resolve_dtype, wrap
+from fgaa_utils.data.convert import join_parts
+from fgaa_utils.model.capture import capture_resid
+from fgaa_utils.model.lm import check_block, find_blocks, load_model, resolve_device, resolve_dtype, wrap
 from fgaa_utils.project import MODEL, load_params
 
 BASE = load_params()["base"]
@@ -133,7 +134,7 @@ def test_the_real_model_is_the_converted_gguf(gemma):
 def test_steering_the_real_model_changes_decoded_text_and_leaves_it_as_it_was(gemma):
     import numpy as np
 
-    from fgaa_utils.generate import SamplingParams, generate_batch
+    from fgaa_utils.model.generate import SamplingParams, generate_batch
 
     ids = torch.tensor(gemma.encode(["I think"] * 4))
     sampling = SamplingParams(new_tokens=6, top_k=50, temperature=1.0, batch=4)

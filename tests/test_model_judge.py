@@ -4,8 +4,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from fgaa_utils.behaviours import read_behaviours
-from fgaa_utils.model_judge import ModelJudge
+from fgaa_utils.data.behaviours import read_behaviours
+from fgaa_utils.judges.model import ModelJudge
 from fgaa_utils.project import MODEL
 
 LOVE = read_behaviours(["love"])

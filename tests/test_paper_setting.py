@@ -18,12 +18,12 @@ from fake_server import Server, fake_server
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fgaa_utils.approximator import load_effect_map
-from fgaa_utils.behaviours import read_behaviours
-from fgaa_utils.model import load_model
+from fgaa_utils.data.behaviours import read_behaviours
+from fgaa_utils.method.approximator import load_effect_map
+from fgaa_utils.model.lm import load_model
+from fgaa_utils.pipeline.settings import WORKSPACES, prepare, read_setting, reproduce
 from fgaa_utils.project import ROOT
-from fgaa_utils.sae import load_sae, sae_identity
-from fgaa_utils.settings import WORKSPACES, prepare, read_setting, reproduce
+from fgaa_utils.sae.load import load_sae, sae_identity
 from fgaa_utils.shards import load_tensors
 
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -84,7 +84,7 @@ def run_setting(hub, *names) -> tuple[Path, Server]:
         environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
         environment |= {"OPENAI_BASE_URL": f"http://127.0.0.1:{server.port}/v1", "FGAA_JUDGE_MODEL": "gpt-4o-mini"}
         environment |= {"OPENAI_API_KEY": SECRET}
-        command = [sys.executable, "-m", "fgaa_utils.settings", *names]
+        command = [sys.executable, "-m", "fgaa_utils.pipeline.settings", *names]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return workspace, server
@@ -234,7 +234,7 @@ def test_the_papers_printed_numbers_stand_beside_those_of_the_weights(hub, finis
     content = {behaviour: dict(zip(("positive", "negative"), sides)) for behaviour, sides in texts.items()}
     (tmp_path / "texts.yaml").write_text(yaml.safe_dump(content))
     name = f"gemma-2-{size}"
-    command = [sys.executable, "-m", "fgaa_utils.check_paper", name, str(tmp_path / "texts.yaml")]
+    command = [sys.executable, "-m", "fgaa_utils.pipeline.check_paper", name, str(tmp_path / "texts.yaml")]
     environment = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(finished)}
     done = subprocess.run(command, cwd=finished, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

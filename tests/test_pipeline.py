@@ -9,7 +9,7 @@ import nbformat
 import pytest
 import yaml
 
-from fgaa_utils import run
+from fgaa_utils.pipeline import run
 from fgaa_utils.project import ROOT, STAGES, load_params, stage_params
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -112,7 +112,9 @@ def test_a_misspelt_key_is_refused_with_the_right_one():
 def test_an_unknown_stage_is_refused():
     with pytest.raises(ValueError, match="'feature'; did you mean 'features'"):
         run.notebook_path("feature")
-    done = subprocess.run([sys.executable, "-m", "fgaa_utils.run", "feature"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "fgaa_utils.pipeline.run", "feature"], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode != 0 and "did you mean 'features'" in done.stderr and "Traceback" not in done.stderr
 
 

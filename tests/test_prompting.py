@@ -1,5 +1,5 @@
-from fgaa_utils.behaviours import read_behaviours
-from fgaa_utils.prompting import example_prefixes
+from fgaa_utils.data.behaviours import read_behaviours
+from fgaa_utils.evaluation.prompting import example_prefixes
 
 
 def test_example_prefixes_are_of_one_length_and_hold_positive_texts(tiny):

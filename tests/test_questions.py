@@ -5,8 +5,8 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from fgaa_utils.corpus import READERS
-from fgaa_utils.questions import SKILLS, TASKS, Question, chance_level, read_task, sample_questions
+from fgaa_utils.data.corpus import READERS
+from fgaa_utils.data.questions import SKILLS, TASKS, Question, chance_level, read_task, sample_questions
 
 SUBJECTS = {"anatomy": 3, "law": 9, "virology": 5}
 

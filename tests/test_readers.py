@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from fgaa_utils.judges.readers import LANES, STEP, Embedder, LanguageId, Reference, fold, padded_batches
 from fgaa_utils.project import MODEL, RAW
-from fgaa_utils.readers import LANES, STEP, Embedder, LanguageId, Reference, fold, padded_batches
 
 TEXTS = [
     "the cat sat on the mat",

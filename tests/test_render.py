@@ -6,8 +6,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fgaa_utils import render
-from fgaa_utils.render import clean_notebook, to_html, to_markdown, update_readme
+from fgaa_utils.pipeline import render
+from fgaa_utils.pipeline.render import clean_notebook, to_html, to_markdown, update_readme
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -7,7 +7,7 @@ import nbformat
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fgaa_utils import run
+from fgaa_utils.pipeline import run
 from fgaa_utils.project import ROOT
 from fgaa_utils.shards import ShardStore
 

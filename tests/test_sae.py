@@ -6,8 +6,8 @@ import torch
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from safetensors.torch import save_file
 
-from fgaa_utils.capture import capture_resid
-from fgaa_utils.sae import evaluate_sae, load_sae
+from fgaa_utils.model.capture import capture_resid
+from fgaa_utils.sae.load import evaluate_sae, load_sae
 
 
 def test_evaluation_of_a_perfect_and_an_empty_sae(tiny, tiny_sae):

@@ -4,9 +4,9 @@ import torch
 from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.batchtopk_sae import BatchTopK
 
-from fgaa_utils import sae_training
-from fgaa_utils.sae import load_sae, sae_identity
-from fgaa_utils.sae_training import (
+from fgaa_utils.sae import training as sae_training
+from fgaa_utils.sae.load import load_sae, sae_identity
+from fgaa_utils.sae.training import (
     CandidateBatchTopK,
     ResidualSAE,
     TrainingBatches,

@@ -1,7 +1,7 @@
 import pytest
 
-from fgaa_utils import evaluation
-from fgaa_utils.scales import check_scales, scale_in_norm
+from fgaa_utils.evaluation import cells as evaluation
+from fgaa_utils.evaluation.scales import check_scales, scale_in_norm
 
 
 @pytest.mark.parametrize("scales", [[0.2, 0.1], [0.1, 0.1, 0.2], [-0.1, 0.1], [0.0, 0.1], [0.1, float("nan")], []])

@@ -19,9 +19,9 @@ import pytest
 from fake_server import fake_server
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from fgaa_utils.behaviours import Behaviour
+from fgaa_utils.data.behaviours import Behaviour
+from fgaa_utils.judges.server import ServerError, ServerJudge, read_score
 from fgaa_utils.project import MODEL, ROOT
-from fgaa_utils.server_judge import ServerError, ServerJudge, read_score
 
 SECRET = "sk-very-secret-0123456789"
 LOVE = Behaviour("love", "Love", "The text expresses love.", (), (), (), ())
@@ -316,7 +316,7 @@ def test_a_record_that_was_cut_is_asked_again_and_no_other(server, make, tmp_pat
 RUN = """
 import sys
 from pathlib import Path
-from fgaa_utils.server_judge import ServerJudge
+from fgaa_utils.judges.server import ServerJudge
 judge = ServerJudge.from_environment([], Path(sys.argv[1]), concurrency=2, timeout=5, attempts=1)
 judge.coherence([f"I think text number {i}" for i in range(40)])
 """
@@ -403,7 +403,7 @@ def test_the_time_is_told_from_one_answer_which_is_kept(server, make):
 
 def test_the_client_works_beside_nnsight():
     """In a process of its own: pytest loads what nnsight would break."""
-    code = "import fgaa_utils.model, openai, anyio._backends._asyncio, anyio.streams.tls, anyio.streams.file"
+    code = "import fgaa_utils.model.lm, openai, anyio._backends._asyncio, anyio.streams.tls, anyio.streams.file"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
 

@@ -7,9 +7,18 @@ import yaml
 from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-from fgaa_utils import settings
+from fgaa_utils.pipeline import settings
+from fgaa_utils.pipeline.settings import (
+    SETTINGS,
+    outputs,
+    overlay,
+    pipeline_for,
+    prepare,
+    read_setting,
+    report,
+    workspace_of,
+)
 from fgaa_utils.project import ROOT, load_params
-from fgaa_utils.settings import SETTINGS, outputs, overlay, pipeline_for, prepare, read_setting, report, workspace_of
 
 PARAMS = {"base": {"seed": 0}, "sae": {"d_sae": 8192, "l0": 40, "lr": 0.001}, "vectors": {"n1": [1, 2, 4, 8]}}
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fgaa_utils.steer import check_delta, edited_logits, next_token_ce, steered_ce
+from fgaa_utils.model.steer import check_delta, edited_logits, next_token_ce, steered_ce
 
 IDS = torch.tensor([[1, 5, 6, 7], [1, 9, 8, 30]])
 

@@ -2,10 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-from fgaa_utils import vectors as module
-from fgaa_utils.approximator import EffectMap
-from fgaa_utils.features import target
-from fgaa_utils.vectors import behaviour_vectors, caa, control_vectors, fgaa, load_vectors, sae_ts, save_vectors, unit
+from fgaa_utils.method import vectors as module
+from fgaa_utils.method.approximator import EffectMap
+from fgaa_utils.method.features import target
+from fgaa_utils.method.vectors import (
+    behaviour_vectors,
+    caa,
+    control_vectors,
+    fgaa,
+    load_vectors,
+    sae_ts,
+    save_vectors,
+    unit,
+)
 
 D, N = 6, 15
 

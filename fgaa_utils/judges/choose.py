@@ -1,0 +1,72 @@
+"""The judge that is asked for: local (default), any OpenAI-compatible server, or a local instruct model."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fgaa_utils.data.behaviours import Behaviour
+from fgaa_utils.judges.labels import spearman
+from fgaa_utils.judges.local import Judge, LocalJudge
+from fgaa_utils.judges.model import ModelJudge
+from fgaa_utils.judges.server import ServerJudge
+from fgaa_utils.project import unknown
+
+KINDS = ["local", "openai", "hf"]
+
+
+def check_kinds(kinds: list[str]) -> None:
+    """Raises: ValueError for a kind of judge that does not exist."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown("judge", kind, KINDS)
+
+
+def make_judge(
+    kind: str,
+    behaviours: list[Behaviour],
+    local: LocalJudge,
+    *,
+    folder: Path,
+    model: str,
+    server: dict[str, float],
+    device: str = "auto",
+) -> Judge:
+    """The judge of one kind, for these behaviours.
+
+    folder: where a server's answers are kept. model (a folder under data/model/, a path or a hub id) and device (see
+    resolve_device): of the kind hf; the local judge stays on the processor, so that its scores are the same anywhere.
+    server: concurrency, timeout (s), attempts and prices of the kind openai, whose address, key and model are in the
+    environment. Raises: ValueError for an unknown kind or a variable that is not set.
+    """
+    check_kinds([kind])
+    if kind == "openai":
+        return ServerJudge.from_environment(behaviours, folder / "answers.jsonl", **server)
+    if kind == "hf":
+        return ModelJudge(model, behaviours, device=device)
+    return local
+
+
+def judge_rows(samples: pd.DataFrame, judge: Judge) -> pd.DataFrame:
+    """B and C of each row (columns target, text): the score of its target behaviour, and coherence; by row index."""
+    if samples.empty:
+        return pd.DataFrame({"B": [], "C": []}, dtype=float)
+    parts = [
+        pd.Series(judge.behaviour(part.text.tolist(), target), index=part.index)
+        for target, part in samples.groupby("target", sort=False)
+    ]
+    coherence = pd.Series(judge.coherence(samples.text.tolist()), index=samples.index)
+    return pd.DataFrame({"B": pd.concat(parts).loc[samples.index], "C": coherence})
+
+
+def rank_correlations(scores: dict[str, pd.DataFrame], reference: str) -> pd.DataFrame:
+    """Spearman's correlation of each judge's B and C with the reference judge's, over the n rows that both scored;
+    NaN for fewer than two."""
+    rows = {}
+    for name, frame in scores.items():
+        if name != reference:
+            both = frame.notna().all(axis=1) & scores[reference].notna().all(axis=1)
+            pairs = {c: (frame[c][both].to_numpy(), scores[reference][c][both].to_numpy()) for c in ("B", "C")}
+            n = int(np.sum(both))
+            rows[name] = {c: spearman(*pair) if n > 1 else np.nan for c, pair in pairs.items()} | {"n": n}
+    return pd.DataFrame(rows).T

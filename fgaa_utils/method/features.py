@@ -1,0 +1,165 @@
+"""SAE latents of behaviours: densities, BOS latents, the contrastive difference and its filters (paper, Eq. 1-4)."""
+
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+from sae_lens import SAE
+from torch import Tensor
+from tqdm import tqdm
+
+from fgaa_utils.model.capture import capture_resid
+from fgaa_utils.model.lm import LanguageModel
+from fgaa_utils.project import unknown
+from fgaa_utils.sae.load import encode, sae_identity
+from fgaa_utils.shards import ShardStore, digest
+
+ROWS_PER_SHARD = 512  # of background rows: what a killed run loses at most
+NORMS = {"l1": 1, "l2": 2, "none": None}  # of a target, by the values of vectors.target_norm
+
+
+@dataclass(frozen=True)
+class LatentStats:
+    """What the background text says of every latent, each (d_sae,): `density`, the share of non-BOS tokens on
+    which it fires; `max_bos` and `max_other`, its highest activation on BOS and on any other token; and
+    `top_value`, `top_row`, `top_pos` (d_sae, k), its k highest activations, at most one a row, and their places."""
+
+    density: Tensor
+    max_bos: Tensor
+    max_other: Tensor
+    top_value: Tensor
+    top_row: Tensor
+    top_pos: Tensor
+
+    @property
+    def bos_latents(self) -> Tensor:
+        """Latents (d_sae,) bool whose highest activation is on BOS (paper, section 3.2)."""
+        return self.max_bos > self.max_other
+
+
+def latent_stats(
+    lm: LanguageModel, sae: SAE, rows: np.ndarray, layer: int, folder: Path, *, top: int, progress: str | None = None
+) -> LatentStats:
+    """LatentStats on token rows (rows, context) that begin with BOS, streamed, in resumable shards under `folder`."""
+    identity = lm.place | {"model": lm.identity, "sae": sae_identity(sae), "layer": layer, "top": top}
+    identity |= {"rows": digest(torch.from_numpy(rows)), "shard": ROWS_PER_SHARD, "torch": torch.__version__}
+    store = ShardStore(folder, identity, -(-len(rows) // ROWS_PER_SHARD))
+    bar = tqdm(total=len(rows), desc=progress, disable=progress is None, mininterval=10)
+    bar.update(len(rows) - sum(len(rows[_part(index)]) for index in store.missing()))
+    for index in store.missing():
+        store.write(index, _stats_of_part(lm, sae, rows, _part(index), layer, top, bar))
+    bar.close()
+    stats = reduce(_merge, store)
+    tokens = rows.shape[0] * (rows.shape[1] - 1)
+    return LatentStats(density=stats.pop("fires") / tokens, **stats)
+
+
+def _part(index: int) -> slice:
+    """The rows of one shard."""
+    return slice(index * ROWS_PER_SHARD, (index + 1) * ROWS_PER_SHARD)
+
+
+def _stats_of_part(
+    lm: LanguageModel, sae: SAE, rows: np.ndarray, part: slice, layer: int, top: int, bar: tqdm
+) -> dict[str, Tensor]:
+    """The fields of LatentStats on some of the rows, numbered as in all of them, with counts (`fires`) for densities."""
+    d_sae = sae.cfg.d_sae
+    fires, bos, other = torch.zeros(d_sae), torch.zeros(d_sae), torch.zeros(d_sae)
+    value, row, pos = torch.zeros(d_sae, top), torch.zeros(d_sae, top).long(), torch.zeros(d_sae, top).long()
+    for i, resid in enumerate(capture_resid(lm, rows[part].tolist(), layer), start=part.start):
+        acts = encode(sae, resid)
+        bos = torch.maximum(bos, acts[0])
+        fires += (acts[1:] > 0).sum(dim=0)
+        peak, place = acts[1:].max(dim=0)
+        other = torch.maximum(other, peak)
+        better = (peak > value[:, -1]).nonzero().squeeze(1)  # few latents improve on a row
+        for new, kept in ((peak, value), (torch.full((d_sae,), i), row), (place + 1, pos)):
+            kept[better, -1] = new[better]
+        order = value[better].argsort(dim=1, descending=True, stable=True)
+        for kept in (value, row, pos):
+            kept[better] = kept[better].gather(1, order)
+        bar.update()
+    return {"fires": fires, "max_bos": bos, "max_other": other, "top_value": value, "top_row": row, "top_pos": pos}
+
+
+def _merge(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What _stats_of_part gives of the rows of both."""
+    merged = {"fires": one["fires"] + other["fires"]}
+    merged |= {name: torch.maximum(one[name], other[name]) for name in ("max_bos", "max_other")}
+    both = {name: torch.cat([one[name], other[name]], dim=1) for name in ("top_value", "top_row", "top_pos")}
+    order = both["top_value"].argsort(dim=1, descending=True, stable=True)[:, : one["top_value"].shape[1]]
+    return merged | {name: values.gather(1, order) for name, values in both.items()}
+
+
+def mean_latents(lm: LanguageModel, sae: SAE, texts: list[str], layer: int, *, include_bos: bool) -> Tensor:
+    """Latents averaged over the tokens of each text, (texts, d_sae). `include_bos`: whether BOS is a token."""
+    start = 0 if include_bos else 1
+    acts = [encode(sae, resid[start:]).mean(dim=0) for resid in capture_resid(lm, lm.encode(texts), layer)]
+    return torch.stack(acts)
+
+
+def mean_resid(lm: LanguageModel, texts: list[str], layer: int, *, include_bos: bool) -> Tensor:
+    """The residual stream averaged over the tokens of each text, (texts, d_model), float32: what CAA is made of."""
+    start = 0 if include_bos else 1
+    return torch.stack([r[start:].float().mean(dim=0) for r in capture_resid(lm, lm.encode(texts), layer)])
+
+
+def contrastive_difference(positive: Tensor, negative: Tensor) -> Tensor:
+    """v_diff (d_sae,): mean over X+ minus mean over X- of latents (texts, d_sae) (Eq. 1)."""
+    return positive.mean(dim=0) - negative.mean(dim=0)
+
+
+def density_filter(v: Tensor, density: Tensor, theta: float) -> Tensor:
+    """v with the entries of latents denser than theta at zero (Eq. 2)."""
+    return torch.where(density > theta, 0.0, v)
+
+
+def bos_filter(v: Tensor, bos_latents: Tensor) -> Tensor:
+    """v with the entries of BOS latents at zero (Eq. 3)."""
+    return torch.where(bos_latents, 0.0, v)
+
+
+def top_k_filter(v: Tensor, n1: int, n2: int) -> Tensor:
+    """v with all but its n1 largest positive and n2 most negative entries at zero, signs kept (Eq. 4).
+
+    Raises: ValueError if n1 or n2 is out of range, or nothing is left.
+    """
+    for name, n in (("n1", n1), ("n2", n2)):
+        if not 0 <= n <= len(v):
+            raise ValueError(f"{name} is {n}; it must be from 0 to d_sae = {len(v)}")
+    kept = torch.zeros_like(v)
+    for sign, n in ((1, n1), (-1, n2)):
+        values, places = (sign * v).topk(n)
+        places = places[values > 0]
+        kept[places] = v[places]
+    if not kept.any():
+        raise ValueError(f"no latent is left with n1={n1}, n2={n2}: the filters removed every entry of this sign")
+    return kept
+
+
+def target(v: Tensor, n1: int, n2: int, *, norm: str = "l1") -> Tensor:
+    """v_target (d_sae,): the top-k entries of a filtered v_diff, divided by their norm (`l1`, `l2` or `none`).
+
+    Raises: ValueError for an unknown norm, or as top_k_filter does.
+    """
+    check_norm(norm)
+    kept = top_k_filter(v, n1, n2)
+    return kept if norm == "none" else kept / kept.norm(p=NORMS[norm])
+
+
+def check_norm(norm: str) -> None:
+    """Raises: ValueError for a norm of the target that does not exist."""
+    if norm not in NORMS:
+        raise unknown("target_norm", norm, list(NORMS))
+
+
+@torch.no_grad()
+def promoted_tokens(lm: LanguageModel, directions: Tensor, count: int) -> list[list[str]]:
+    """The tokens that each direction (n, d_model) of the residual stream promotes most through the final norm and
+    the unembedding, `count` for each."""
+    around = lm.hf.get_submodule(lm.blocks.rpartition(".")[0])  # what holds the blocks holds the final norm
+    final_norm = [module for name, module in around.named_children() if "norm" in name or "ln_f" in name][-1]
+    logits = lm.hf.get_output_embeddings()(final_norm(directions.to(lm.device, lm.dtype)))
+    return [[lm.tokenizer.decode([t]) for t in row] for row in logits.topk(count).indices.tolist()]

@@ -1,0 +1,131 @@
+"""Numbers that the paper prints, recomputed from the weights: v_diff of single latents, the cosines of table D.1.
+
+    make check-paper SETTING=gemma-2-2b TEXTS=texts.yaml
+
+The paper's contrastive texts are the authors'; with ours (the default) the numbers are close at best. A file of texts
+reads `love: {positive: [...], negative: [...]}`, and so on. Latents are filtered by densities on `data.density_rows` rows
+of the background text that the data stage of the default setting leaves; their shards are kept in data/check_paper/.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from sae_lens import SAE
+
+from fgaa_utils.data.behaviours import read_behaviours
+from fgaa_utils.data.corpus import pack
+from fgaa_utils.method import features
+from fgaa_utils.method.approximator import load_effect_map
+from fgaa_utils.method.vectors import caa, fgaa, sae_row, sae_ts
+from fgaa_utils.model.lm import LanguageModel, load_model
+from fgaa_utils.names import METHODS
+from fgaa_utils.pipeline.settings import overlay, read_setting
+from fgaa_utils.project import DATA, load_params, unknown
+from fgaa_utils.sae.load import decoder_rows, load_sae
+
+Texts = dict[str, tuple[list[str], list[str]]]  # behaviour: X+, X-
+
+
+def read_texts(path: Path | None) -> Texts:
+    """Contrastive texts of a file, or those of data/behaviours/. Raises: ValueError for a file of another shape."""
+    if path is None:
+        return {b.key: (list(b.positive), list(b.negative)) for b in read_behaviours()}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return {key: (list(sides["positive"]), list(sides["negative"])) for key, sides in content.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} must read `behaviour: {{positive: [...], negative: [...]}}`") from error
+
+
+def background_texts() -> list[str]:
+    """Background documents. Raises: FileNotFoundError if the data stage has not run."""
+    path = DATA / "data" / "density_documents.parquet"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; run `dvc repro data`")
+    return pd.read_parquet(path).text.tolist()
+
+
+def v_diff_table(v_diff: dict[str, torch.Tensor], printed: dict[str, dict[int, float]]) -> pd.DataFrame:
+    """One row for each printed latent: the paper's value, ours and its rank among ours."""
+    rows = []
+    for behaviour, latents in printed.items():
+        for latent, value in latents.items():
+            ours = v_diff[behaviour]
+            rank = int((ours > ours[latent]).sum()) + 1
+            rows.append((behaviour, latent, value, round(float(ours[latent]), 3), rank))
+    return pd.DataFrame(rows, columns=["behaviour", "latent", "paper", "ours", "rank in ours"])
+
+
+def check(lm: LanguageModel, sae: SAE, params: dict, texts: Texts, paper: dict, name: str, rows: np.ndarray) -> None:
+    """Print the paper's numbers of the model `name` beside those of these texts; `rows` are of background text.
+
+    Raises: ValueError for a behaviour without texts, or one that the paper does not have.
+    """
+    best_n1 = paper["best_n1"][name]
+    for behaviour in paper["v_diff"][name]:
+        if behaviour not in texts:
+            raise unknown("behaviour among the texts:", behaviour, list(texts))
+    for behaviour in texts:
+        if behaviour not in best_n1:
+            raise unknown("behaviour of the paper:", behaviour, list(best_n1))
+    print(f"{lm.identity}, layer {params['base']['layer']}\n")
+    layer, vectors = params["base"]["layer"], params["vectors"]
+    v_diff = {}
+    for behaviour, sides in texts.items():
+        means = [features.mean_latents(lm, sae, side, layer, include_bos=True) for side in sides]
+        v_diff[behaviour] = features.contrastive_difference(*means)
+    print(v_diff_table(v_diff, paper["v_diff"][name]).to_markdown(index=False))
+
+    stats = features.latent_stats(lm, sae, rows, layer, DATA / "check_paper", top=1, progress="density")
+    shape = {"d_model": lm.d_model, "d_sae": sae.cfg.d_sae, "identity": {}}
+    effect_map = load_effect_map(vectors["fit"], DATA / "effects", **shape)
+    bias_weight = vectors["bias_weight"]
+    cosines = []
+    for behaviour, sides in texts.items():
+        v = features.density_filter(v_diff[behaviour], stats.density, params["features"]["theta"])
+        v = features.bos_filter(v, stats.bos_latents)
+        wanted = features.target(v, best_n1[behaviour], 0)
+        ours = fgaa(effect_map, wanted, bias_weight=bias_weight)
+        resid = [features.mean_resid(lm, side, layer, include_bos=True) for side in sides]
+        others = {
+            "caa": caa(*resid),
+            "sae": sae_row(decoder_rows(sae), int(v.argmax())),
+            "sae_ts": sae_ts(effect_map, int(v.argmax()), bias_weight=bias_weight),
+        }
+        cosines.append({m: float(ours @ others[m]) for m in METHODS if m != "fgaa"})
+    table = pd.DataFrame({"ours": pd.DataFrame(cosines).mean(), "paper": paper["cosine_fgaa"][name]}).round(4)
+    print("\nCosine of FGAA's vector with the other methods' (table D.1), the average of")
+    print(f"{', '.join(texts)}; the paper's of {len(best_n1)} behaviours:\n")
+    print(table.to_markdown())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("setting", help="a file of settings/, without .yaml")
+    parser.add_argument("texts", nargs="?", type=Path, help="contrastive texts; those of data/behaviours/ by default")
+    args = parser.parse_args()
+    params = overlay(load_params(), read_setting(args.setting), args.setting)
+    base = params["base"]
+    texts, background = read_texts(args.texts), background_texts()
+    paper = yaml.safe_load((DATA / "paper.yaml").read_text(encoding="utf-8"))
+    if args.setting not in paper["v_diff"]:
+        raise unknown("setting with printed numbers", args.setting, list(paper["v_diff"]))
+    lm = load_model(
+        base["model"], layer=base["layer"], dtype=base["dtype"], device=base["device"], blocks=base["blocks"]
+    )
+    sae = load_sae(base["sae_source"], lm, base["layer"])
+    size = {"context": params["data"]["context"], "rows": params["data"]["density_rows"]}
+    rows = pack(background, lm.tokenizer, seed=base["seed"], **size)
+    check(lm, sae, params, texts, paper, args.setting, rows)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

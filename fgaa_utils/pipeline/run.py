@@ -1,0 +1,175 @@
+"""Run one stage: its notebook, through papermill, with the parameters of params.yaml.
+
+    python -m fgaa_utils.pipeline.run features      run the stage's notebook
+    python -m fgaa_utils.pipeline.run --sync        write params.yaml into the notebooks' parameter cells (for JupyterLab)
+
+params.yaml is the one source: a notebook's parameter cell names the keys it takes, and the values are injected.
+"""
+
+import argparse
+import ast
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from ruamel.yaml import YAML
+
+from fgaa_utils.project import DATA, METRICS, REPORTS, ROOT, STAGES, load_params, stage_params, unknown
+
+NOTEBOOKS = ROOT / "notebooks"
+RESOURCES = REPORTS / "resources.json"
+# Of glibc, for the kernels: keep freed memory instead of giving it back. The logits of a large vocabulary are
+# hundreds of megabytes; asking for fresh pages at every pass cost more than the sums over them.
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
+
+
+def notebook_path(stage: str) -> Path:
+    """The notebook that is the stage. Raises: ValueError for a name that is no notebook stage."""
+    with_notebook = [name for name, notebook in STAGES.items() if notebook]
+    if stage not in with_notebook:
+        raise unknown("notebook stage", stage, with_notebook)
+    return NOTEBOOKS / f"{STAGES[stage]}.ipynb"
+
+
+def accepted_parameters(path: Path) -> list[str]:
+    """Names in the parameter cell of a notebook. Raises: ValueError if it has not exactly one such cell."""
+    cells = nbformat.read(path, as_version=4).cells
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{path.name} has {len(tagged)} cells tagged parameters; it must have one")
+    return [
+        target.id
+        for node in ast.parse(tagged[0].source).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+    ]
+
+
+def check_all_parameters() -> None:
+    """Hold params.yaml against every notebook, so that a misspelt key fails in the first stage, not in its own.
+
+    Raises: ValueError naming the key.
+    """
+    params = load_params()
+    for stage, notebook in STAGES.items():
+        if notebook:
+            stage_params(stage, accepted_parameters(notebook_path(stage)), params)
+
+
+def run_stage(stage: str) -> None:
+    """Execute the notebook of a stage into reports/<notebook>.ipynb and note its time and peak memory.
+
+    Raises: ValueError for parameters that the notebook does not take or misses, before it starts.
+    """
+    source = notebook_path(stage)
+    check_all_parameters()
+    parameters = stage_params(stage, accepted_parameters(source))
+    METRICS.mkdir(parents=True, exist_ok=True)
+    os.environ |= MALLOC | {"PYTHONWARNINGS": "ignore:IProgress not found"}  # of bars that no terminal shows
+    os.chdir(ROOT)
+    executed = REPORTS / source.name
+    began, start = time.time(), time.monotonic()
+    papermill.execute_notebook(
+        str(source.relative_to(ROOT)),  # papermill notes both paths in the notebook
+        str(executed.relative_to(ROOT)),
+        parameters=parameters,
+        kernel_name="python3",
+        cwd=str(ROOT),
+        progress_bar=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        stdout_file=sys.stdout,
+        stderr_file=sys.stderr,
+    )
+    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    record_resources(stage, time.monotonic() - start, peak_kib / 2**20, resumed=found_shards(stage, began))
+    drop_logs(executed)
+
+
+def drop_logs(path: Path) -> None:
+    """Leave out of an executed notebook what the terminal has shown already: standard error, with the paths of
+    this machine in its warnings."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    path.write_text(nbformat.writes(notebook).replace(f"{ROOT}/", "") + "\n", encoding="utf-8")
+
+
+def found_shards(stage: str, began: float) -> bool:
+    """Whether a store that a run opened since `began` (s) holds shards from before it; opening writes identity.json."""
+    opened = [path.parent for path in (DATA / stage).rglob("identity.json") if path.stat().st_mtime >= began]
+    return any(shard.stat().st_mtime < began for folder in opened for shard in folder.glob("shard_*"))
+
+
+def record_resources(stage: str, seconds: float, peak_gib: float, *, resumed: bool = False) -> None:
+    """Enter a stage's wall time and peak memory in reports/resources.json, which no stage depends on.
+
+    A run that found shards of an earlier one says little of the whole: it is entered as `resumed_seconds` beside what
+    a run from nothing took, if there was one.
+    """
+    entries = json.loads(RESOURCES.read_text()) if RESOURCES.exists() else {}
+    if resumed:
+        entries[stage] = entries.get(stage, {}) | {"resumed_seconds": round(seconds)}
+    else:
+        entries[stage] = {"seconds": round(seconds), "peak_gib": round(peak_gib, 2)}
+    ordered = {name: entries[name] for name in STAGES if name in entries}
+    RESOURCES.write_text(json.dumps(ordered, indent=1) + "\n")
+
+
+def parameter_cell(stage: str, names: list[str]) -> str:
+    """The source of a stage's parameter cell: one `name = value  # comment` a line, from params.yaml."""
+    document = YAML().load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = stage_params(stage, names)
+    lines = []
+    for name in names:
+        section = next(part for part in (document.get(stage) or {}, document["base"], document) if name in part)
+        token = section.ca.items.get(name, [None] * 3)[2] if section else None
+        comment = token.value.split("\n")[0].strip() if token else ""
+        comment = f"# the section {name} of params.yaml" if section is document else comment
+        lines.append(f"{name} = {values[name]!r}" + (f"  {comment}" if comment else ""))
+    return "\n".join(lines)
+
+
+def sync_parameters() -> None:
+    """Write params.yaml's values and comments into the parameter cells of the notebooks that hold other values."""
+    for stage, notebook in STAGES.items():
+        if notebook is None:
+            continue
+        path = notebook_path(stage)
+        names = accepted_parameters(path)
+        content = nbformat.read(path, as_version=4)
+        cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
+        source = parameter_cell(stage, names)
+        if cell_values(source) != cell_values(cell.source):  # else a notebook would change, and its stage run again
+            cell.source = source
+            nbformat.write(content, path)
+
+
+def cell_values(source: str) -> dict[str, object]:
+    """{name: value} of a parameter cell, whatever its layout and comments."""
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", nargs="?", help="a stage that is a notebook")
+    parser.add_argument("--sync", action="store_true", help="write params.yaml into the parameter cells instead")
+    args = parser.parse_args()
+    if args.sync:
+        sync_parameters()
+    elif args.stage:
+        run_stage(args.stage)
+    else:
+        parser.error("name a stage, or give --sync")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,213 @@
+"""Named settings: the pipeline with some values of params.yaml changed, each in a workspace of its own.
+
+    python -m fgaa_utils.pipeline.settings gemma-2-2b          the changes of settings/gemma-2-2b.yaml
+    python -m fgaa_utils.pipeline.settings gemma-2-2b quick    those, then the sizes of settings/quick.yaml
+
+A workspace is .settings/<names>/; it shares the fetched wheels and DVC's cache with the repository and touches none
+of its results. What a setting reports is copied to reports/settings/<name>/, where the compare stage reads it.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from fgaa_utils.data.convert import MADE
+from fgaa_utils.judges.choose import check_kinds
+from fgaa_utils.judges.server import check_environment
+from fgaa_utils.method.approximator import FITS
+from fgaa_utils.model.lm import resolve_device
+from fgaa_utils.project import REPORTS, ROOT, STAGES, load_params, unknown
+
+DEFAULT = "gemma-3-270m"
+QUICK = "quick"
+SETTINGS = ROOT / "settings"
+WORKSPACES = ROOT / ".settings"
+COPIED = (
+    "fgaa_utils",
+    "notebooks",
+    "data/behaviours",
+    "data/labels",
+    "settings",
+    "data/sources.yaml",
+    "data/paper.yaml",
+    "requirements.lock",
+    "README.md",
+    ".dvcignore",
+)
+PATHS = (  # values that may be paths
+    ("base", "model"),
+    ("base", "reference"),
+    ("base", "sae_source"),
+    ("vectors", "fit"),
+    ("evaluation", "judge_model"),
+)
+REPORTED = ("metrics", "pages", "figures", "index.html", "resources.json")
+
+
+def setting_file(name: str) -> Path:
+    """settings/<name>.yaml, or a file by its path. Raises: ValueError for a name that is neither."""
+    path = Path(name) if name.endswith(".yaml") else SETTINGS / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("setting", name, sorted(p.stem for p in SETTINGS.glob("*.yaml")))
+    return path.resolve()
+
+
+def read_setting(name: str) -> dict:
+    """{section: {key: value}} of a setting. Raises: ValueError for a name that is none."""
+    return yaml.safe_load(setting_file(name).read_text(encoding="utf-8")) or {}
+
+
+def overlay(params: dict, changes: dict, name: str) -> dict:
+    """params with the values of the setting `name` in place. Raises: ValueError for a key that params does not have."""
+    merged = {section: dict(values) for section, values in params.items()}
+    for section, values in changes.items():
+        if not isinstance(values, dict):
+            raise ValueError(f"the setting {name}: section {section!r} is {values!r}; it must hold `key: value` lines")
+        for key, value in values.items():
+            if key not in merged.get(section, {}):
+                raise unknown(f"key in section {section!r} of the setting {name}:", key, list(merged.get(section, {})))
+            merged[section][key] = value
+    return merged
+
+
+def pipeline_for(params: dict, pipeline: dict, *, ablations: bool = False) -> dict:
+    """The stages that a setting runs: no frozen ones, none whose product it takes from elsewhere, and ablations only
+    if asked for. What is left depends on nothing that a dropped stage makes."""
+    dropped = {"compare"}
+    dropped |= {"sae"} if params["base"]["sae_source"] != "own" else set()
+    dropped |= {"effects"} if params["vectors"]["fit"] not in FITS else set()
+    dropped |= set() if ablations else {"ablations"}
+    stages = pipeline["stages"]
+    gone = {out if isinstance(out, str) else next(iter(out)) for name in dropped for out in outputs(stages[name])}
+    kept = {}
+    for name, stage in stages.items():
+        if name not in dropped:
+            kept[name] = {key: value for key, value in stage.items() if key != "frozen"}
+            kept[name]["deps"] = [dep for dep in stage["deps"] if dep not in gone]
+    return {"stages": kept}
+
+
+def check_ready(params: dict) -> None:
+    """Look, before anything is fetched, at what would stop the run late.
+
+    Raises: ValueError for a device or a judge that is not there, or one that asks a server without its variables.
+    """
+    device = resolve_device(params["base"]["device"])
+    if device.type == "cpu" and params["base"]["model"] not in MADE:
+        print(f"{params['base']['model']} will run on the processor", flush=True)
+    judges = [params["evaluation"]["judge"], *params["evaluation"]["compare_judges"]]
+    check_kinds(judges)
+    if "openai" in judges:
+        check_environment()
+
+
+def workspace_of(names: list[str]) -> Path:
+    """The folder of a setting, made.
+
+    Raises: ValueError for a name that is no setting, or for a file of one's own whose name another setting has.
+    """
+    files = [setting_file(name) for name in names]
+    for name, path in zip(names, files):
+        if path.parent != SETTINGS and (SETTINGS / path.name).exists():
+            raise ValueError(f"the setting {name} has the name of settings/{path.name}; rename it")
+    workspace = WORKSPACES / "+".join(path.stem for path in files)
+    owner, ours = workspace / "setting.json", [os.path.relpath(path, ROOT) for path in files]
+    theirs = json.loads(owner.read_text()) if owner.exists() else ours
+    if theirs != ours:
+        raise ValueError(f"{workspace} has the results of {', '.join(theirs)}; rename the setting")
+    workspace.mkdir(parents=True, exist_ok=True)
+    owner.write_text(json.dumps(ours))
+    return workspace
+
+
+def outputs(stage: dict) -> list:
+    """A stage's outs and metrics as dvc.yaml lists them."""
+    return stage.get("outs", []) + stage.get("metrics", [])
+
+
+def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> None:
+    """Lay out the workspace anew, keeping what DVC made there before."""
+    params = load_params()
+    for name in names:
+        params = overlay(params, read_setting(name), name)
+    check_ready(params)
+    for section, key in PATHS:
+        if Path(str(params[section][key])).exists():
+            params[section][key] = str(Path(params[section][key]).resolve())  # it is read from another folder
+    (workspace / "data").mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        source, target = ROOT / name, workspace / name
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        else:
+            shutil.copy(source, target)
+    wheels = workspace / "data" / "wheels"
+    if not wheels.exists():
+        (ROOT / "data" / "wheels").mkdir(exist_ok=True)
+        wheels.symlink_to(ROOT / "data" / "wheels", target_is_directory=True)
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    stages = pipeline_for(params, pipeline, ablations=ablations)
+    (workspace / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    for metrics in (workspace / "reports" / "metrics").glob("*.json"):
+        if metrics.stem not in stages["stages"]:  # of a run that had more stages
+            metrics.unlink()
+            (workspace / "reports" / f"{STAGES[metrics.stem]}.ipynb").unlink(missing_ok=True)
+            shutil.rmtree(workspace / "reports" / "figures" / metrics.stem, ignore_errors=True)
+    (workspace / "reports").mkdir(exist_ok=True)
+
+
+def reproduce(workspace: Path, *targets: str) -> int:
+    """`dvc repro` in the workspace, of all or of some stages; its exit status."""
+    environment = os.environ | {"PYTHONPATH": str(workspace)}
+    dvc = [sys.executable, "-m", "dvc"]
+    if not (workspace / ".dvc").exists():
+        subprocess.run([*dvc, "init", "--quiet", "--no-scm"], cwd=workspace, check=True)
+        subprocess.run([*dvc, "config", "cache.dir", str(ROOT / ".dvc" / "cache")], cwd=workspace, check=True)
+        subprocess.run([*dvc, "config", "core.analytics", "false"], cwd=workspace, check=True)
+    return subprocess.run([*dvc, "repro", *targets], cwd=workspace, env=environment).returncode
+
+
+def report(workspace: Path, name: str) -> None:
+    """Copy what a setting reports to reports/settings/<name>/."""
+    target = REPORTS / "settings" / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for part in REPORTED:
+        source = workspace / "reports" / part
+        if source.is_dir():
+            shutil.copytree(source, target / part)
+        elif source.exists():
+            shutil.copy(source, target)
+    shutil.copy(workspace / "params.yaml", target)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", help="files of settings/, without .yaml, or paths; later ones prevail")
+    parser.add_argument("--ablations", action="store_true", help="run the ablations too")
+    args = parser.parse_args()
+    if args.names == [DEFAULT]:
+        return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=ROOT).returncode
+    workspace = workspace_of(args.names)
+    ran = (workspace / "data" / "ablations" / "samples.parquet").exists()  # then they belong to the setting
+    prepare(workspace, args.names, ablations=args.ablations or ran)
+    status = reproduce(workspace)
+    if status == 0 and QUICK not in map(lambda name: Path(name).stem, args.names):
+        report(workspace, workspace.name)
+        print(f"Results: reports/settings/{workspace.name}/index.html")
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
