@@ -1,7 +1,16 @@
-"""Methods and controls: their names, labels and order in tables and figures. Imports nothing heavy."""
+"""Methods and controls, their labels and order in tables and figures; the typed name of a vector. Imports nothing heavy.
+
+CAA (arXiv 2312.06681), SAE decoder rows, SAE-TS (arXiv 2411.02193), FGAA (arXiv 2501.09929), and controls that the paper lacks.
+"""
+
+import re
+from dataclasses import dataclass, fields
 
 METHODS = ("caa", "sae", "sae_ts", "fgaa")
-CONTROLS = ("random", "bias", "random_latent")
+CONTROLS = ("random", "bias", "random_latent")  # vectors that know no behaviour
+PROMPTING, UNSTEERED = "prompting", "unsteered"  # text without a vector
+SHARED = "shared"  # the behaviour of what has none: its texts are scored for every behaviour
+FITS = ("reduced_rank", "ridge", "adam")  # of the effect map, where it is fitted here
 LABELS = {
     "caa": "CAA",
     "prompting": "prompting",
@@ -13,8 +22,68 @@ LABELS = {
     "random_latent": "random latent",
     "unsteered": "unsteered",
 }
+Cell = tuple[str, str, str]  # behaviour, method, variant: the columns of that name in tables of samples
 
 
 def method_order(methods: list[str]) -> list[str]:
     """Methods in the order of tables and figures: FGAA, its baselines, prompting, the controls, unsteered."""
-    return [m for m in ("fgaa", "sae_ts", "sae", "caa", "prompting", *CONTROLS, "unsteered") if m in methods]
+    return [m for m in ("fgaa", "sae_ts", "sae", "caa", PROMPTING, *CONTROLS, UNSTEERED) if m in methods]
+
+
+@dataclass(frozen=True)
+class VectorName:
+    """Names a vector, or text without one, by behaviour, method and what varies within the method.
+
+    n1, n2: positive and negative latents of FGAA's target; rank: place of the latent of SAE and SAE-TS among the
+    highest; draw: which of several random vectors, latents or orders of examples; bos: whether BOS is in the means.
+
+    Raises: ValueError for a method that does not exist, or a behaviour that cannot stand in a name.
+    """
+
+    behaviour: str
+    method: str
+    n1: int | None = None
+    n2: int | None = None
+    rank: int | None = None
+    draw: int | None = None
+    bos: bool | None = None
+
+    def __post_init__(self):
+        if self.method not in LABELS:
+            raise ValueError(f"unknown method {self.method!r} (there are: {', '.join(LABELS)})")
+        if not re.fullmatch(r"[\w-]+", self.behaviour):
+            raise ValueError(f"{self.behaviour!r} cannot name a behaviour; letters, digits, - and _ are allowed")
+
+    @property
+    def variant(self) -> str:
+        """What varies, as files and tables spell it: `n1=4,n2=0`, `rank=2`, `draw=1`, or nothing."""
+        return ",".join(f"{key}={int(value)}" for key, value in self._varying() if value is not None)
+
+    @property
+    def cell(self) -> Cell:
+        return self.behaviour, self.method, self.variant
+
+    def _varying(self) -> list[tuple[str, int | None]]:
+        return [(f.name, getattr(self, f.name)) for f in fields(self)[2:]]
+
+    def __str__(self) -> str:
+        return ".".join(part for part in self.cell if part)
+
+    @classmethod
+    def parse(cls, text: str) -> "VectorName":
+        """The name that `text` spells, as str() does. Raises: ValueError for anything else."""
+        behaviour, method, variant = [*text.split(".", 2), "", ""][:3]
+        varying = variant_values(variant)
+        if not method or set(varying) - {f.name for f in fields(cls)[2:]}:
+            raise ValueError(f"{text!r} names no vector; a name is like love.fgaa.n1=4,n2=0 or love.caa")
+        if "bos" in varying:
+            varying["bos"] = bool(varying["bos"])
+        return cls(behaviour, method, **varying)
+
+
+def variant_values(variant: str) -> dict[str, int]:
+    """{"n1": 4, "n2": 0} of `n1=4,n2=0`. Raises: ValueError for another spelling."""
+    pairs = [part.partition("=") for part in variant.split(",") if variant]
+    if not all(key and value.isdigit() for key, _, value in pairs):
+        raise ValueError(f"{variant!r} is no variant; one is like n1=4,n2=0 or rank=2")
+    return {key: int(value) for key, _, value in pairs}

@@ -3,7 +3,9 @@
 Everything that affects a result is a key of params.yaml: one section per stage, shared keys in `base`.
 """
 
+import csv
 import difflib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,51 @@ STAGES: dict[str, str | None] = {
     "features": "02_features",
     "effects": "effects",
     "vectors": "03_vectors",
+    "judge": "judge",
+    "samples": "samples",
     "evaluation": "04_evaluation",
+    "costs": "costs",
     "capability": "capability",
+    "ablation_samples": "ablation_samples",
     "ablations": "05_ablations",
     "compare": "compare",
     "render": None,
 }
+
+
+def artefact(path: str) -> Path:
+    """data/<path>, which another stage made.
+
+    Raises: FileNotFoundError naming the stage to run if it is not there.
+    """
+    found = DATA / path
+    if not found.exists():
+        raise FileNotFoundError(f"data/{path} is not there; run `dvc repro {path.split('/')[0]}`")
+    return found
+
+
+def metrics_of(stage: str) -> dict[str, Any]:
+    """reports/metrics/<stage>.json. Raises: FileNotFoundError naming the stage to run if it is not there."""
+    path = METRICS / f"{stage}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"reports/metrics/{stage}.json is not there; run `dvc repro {stage}`")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_metrics(stage: str, metrics: dict[str, Any]) -> None:
+    """Write reports/metrics/<stage>.json, keys in order, so that equal results are equal bytes."""
+    METRICS.mkdir(parents=True, exist_ok=True)
+    (METRICS / f"{stage}.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_plot(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write reports/plots/<name>.csv, one line a row: what `dvc plots diff` draws."""
+    folder = REPORTS / "plots"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def unknown(kind: str, name: object, allowed: list[str]) -> ValueError:

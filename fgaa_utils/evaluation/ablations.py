@@ -18,12 +18,13 @@ from torch import Tensor
 
 from fgaa_utils.evaluation import cells as ev
 from fgaa_utils.judges.local import Judge
-from fgaa_utils.method.approximator import FITS, EffectMap, Moments, fit_adam, fit_reduced_rank, fit_ridge
+from fgaa_utils.method.approximator import EffectMap, Moments, fit_adam, fit_reduced_rank, fit_ridge
 from fgaa_utils.method.effects import EffectData
 from fgaa_utils.method.features import bos_filter, check_norm, contrastive_difference, density_filter, target
 from fgaa_utils.method.vectors import fgaa
 from fgaa_utils.model.generate import SamplingParams, sampling_identity
 from fgaa_utils.model.lm import LanguageModel
+from fgaa_utils.names import FITS
 from fgaa_utils.project import unknown
 from fgaa_utils.shards import digest, load_tensors, save_frame
 from fgaa_utils.stats import bcs, bcs_draws, paired_comparisons

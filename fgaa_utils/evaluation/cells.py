@@ -18,10 +18,10 @@ from fgaa_utils.judges.local import Judge
 from fgaa_utils.judges.server import ServerJudge
 from fgaa_utils.model.generate import Rows, SamplingParams, generate_all, row_seeds
 from fgaa_utils.model.lm import LanguageModel
+from fgaa_utils.names import SHARED
 from fgaa_utils.project import unknown
 from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate
 
-SHARED = "shared"  # the behaviour of vectors that have none: their texts are scored for every behaviour
 UNSTEERED = (SHARED, "unsteered", 0)
 
 

@@ -4,8 +4,7 @@ import numpy as np
 
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.model.lm import LanguageModel
-
-PROMPTING = "prompting"
+from fgaa_utils.names import PROMPTING
 
 
 def example_prefixes(

@@ -16,10 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fgaa_utils.model.hub import hub_or_local
+from fgaa_utils.names import FITS
 from fgaa_utils.project import unknown
 from fgaa_utils.shards import load_tensors, save_tensors
-
-FITS = ["reduced_rank", "ridge", "adam"]
 
 
 @dataclass(frozen=True)

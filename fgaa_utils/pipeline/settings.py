@@ -20,8 +20,8 @@ import yaml
 from fgaa_utils.data.convert import MADE
 from fgaa_utils.judges.choose import check_kinds
 from fgaa_utils.judges.server import check_environment
-from fgaa_utils.method.approximator import FITS
 from fgaa_utils.model.lm import resolve_device
+from fgaa_utils.names import FITS
 from fgaa_utils.project import REPORTS, ROOT, STAGES, load_params, unknown
 
 DEFAULT = "gemma-3-270m"
