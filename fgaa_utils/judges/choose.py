@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from fgaa_utils.data.behaviours import Behaviour
-from fgaa_utils.judges.labels import spearman
 from fgaa_utils.judges.local import Judge, LocalJudge
 from fgaa_utils.judges.model import ModelJudge
 from fgaa_utils.judges.server import ServerJudge
@@ -57,16 +55,3 @@ def judge_rows(samples: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     ]
     coherence = pd.Series(judge.coherence(samples.text.tolist()), index=samples.index)
     return pd.DataFrame({"B": pd.concat(parts).loc[samples.index], "C": coherence})
-
-
-def rank_correlations(scores: dict[str, pd.DataFrame], reference: str) -> pd.DataFrame:
-    """Spearman's correlation of each judge's B and C with the reference judge's, over the n rows that both scored;
-    NaN for fewer than two."""
-    rows = {}
-    for name, frame in scores.items():
-        if name != reference:
-            both = frame.notna().all(axis=1) & scores[reference].notna().all(axis=1)
-            pairs = {c: (frame[c][both].to_numpy(), scores[reference][c][both].to_numpy()) for c in ("B", "C")}
-            n = int(np.sum(both))
-            rows[name] = {c: spearman(*pair) if n > 1 else np.nan for c, pair in pairs.items()} | {"n": n}
-    return pd.DataFrame(rows).T

@@ -104,3 +104,28 @@ def method_scores(texts: pd.DataFrame, by: str, *, draws: int, seed: int) -> tup
         averages = average_draws(np.stack(boots), seed=seed)
         table[method] = estimate(float(scores[method].mean()), averages, len(part), units=len(cells))
     return scores, table
+
+
+def rank_correlations(scores: dict[str, pd.DataFrame], reference: str) -> pd.DataFrame:
+    """Spearman's correlation of each judge's B and C with the reference judge's, over the n rows that both scored;
+    NaN for fewer than two."""
+    rows = {}
+    for name, frame in scores.items():
+        if name != reference:
+            both = frame.notna().all(axis=1) & scores[reference].notna().all(axis=1)
+            pairs = {c: (frame[c][both].to_numpy(), scores[reference][c][both].to_numpy()) for c in ("B", "C")}
+            n = int(np.sum(both))
+            rows[name] = {c: spearman(*pair) if n > 1 else np.nan for c, pair in pairs.items()} | {"n": n}
+    return pd.DataFrame(rows).T
+
+
+def last_lot(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
+    """The rows of the lot that was labelled last, of these behaviours, behaviour by behaviour; they test the judge."""
+    last = labels[labels.drawn == labels.drawn[labels.drawn != FIRST].iloc[-1]]
+    parts = [part for key, part in last.groupby("behaviour") if key in behaviours]
+    return pd.concat(parts) if parts else last.head(0)
+
+
+def of_writer(model: str) -> bool:
+    """Whether the labelled texts are those of the model with this identity."""
+    return model.startswith(f"{WRITER}:")
