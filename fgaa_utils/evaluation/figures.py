@@ -65,7 +65,8 @@ def against_scale(results: Results, unit: str) -> sns.FacetGrid:
     )
     for key, ax in zip(results.keys, grid.axes.flat):
         _curves(ax, results, key)
-    grid.set(xscale="log").set_titles("{col_name}").set_axis_labels(scale_label(unit), "BCS")
+    grid.set(xscale="log").set_titles("{col_name}").set_axis_labels("", "BCS")
+    grid.figure.supxlabel(scale_label(unit), y=0, va="top", fontsize="medium")
     ticks = results.scales[::2]
     for ax in grid.axes.flat:
         ax.set_xticks(ticks, [f"{s:g}" for s in ticks])
