@@ -177,8 +177,14 @@ def sync_parameters(*, comments: bool = False) -> None:
 
 
 def cell_values(source: str) -> dict[str, object]:
-    """{name: value} of a parameter cell, whatever its layout and comments."""
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
+    """{name: value} of a parameter cell, whatever its layout and comments. Raises: ValueError for a line that is no
+    assignment of a literal."""
+    values = {}
+    for node in ast.parse(source).body:
+        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+            raise ValueError(f"a parameter cell holds {ast.unparse(node)!r}; it must hold `name = value` lines alone")
+        values[node.targets[0].id] = ast.literal_eval(node.value)
+    return values
 
 
 def main() -> None:

@@ -190,10 +190,9 @@ def paths_read(source: str) -> set[str]:
 
 
 def _called(node: ast.Call) -> list[str]:
-    name = ast.unparse(node.func)
-    given = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+    name, given = ast.unparse(node.func), _text(node.args[0]) if node.args else None
     if name == "artefact" and given:
-        return [f"data/{str(given).rstrip('/')}"]
+        return [f"data/{given.rstrip('/')}"]
     if name == "metrics_of" and given:
         return [f"reports/metrics/{given}.json"]
     return READERS.get(name, [])
@@ -204,8 +203,13 @@ def _joined(node: ast.AST) -> str | None:
     if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)):
         return None
     left = FOLDERS.get(node.left.id) if isinstance(node.left, ast.Name) else _joined(node.left)
-    right = node.right.value if isinstance(node.right, ast.Constant) else None
-    return f"{left}/{right}" if left and isinstance(right, str) else None
+    right = _text(node.right)
+    return f"{left}/{right}" if left and right else None
+
+
+def _text(node: ast.AST) -> str | None:
+    """The text that stands there, if the code names one."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def input_differences(stage: str, stages: dict) -> list[str]:
