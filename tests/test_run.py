@@ -117,7 +117,8 @@ def test_the_cell_has_values_and_comments_of_params_yaml_wherever_they_stand(pro
     assert cell.split("\n") == [
         "theta = 0.02  # the share",
         "top_contexts = 5  # highest activations kept for every latent",
-        f"vectors = {vectors}  # the section vectors of params.yaml",
+        "# the section vectors of params.yaml",
+        f"vectors = {vectors}",
     ]
 
 
@@ -151,5 +152,5 @@ def test_every_parameter_is_checked_before_a_stage_runs(project):
         run.run_stage("features")
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     write(run.notebook_path("vectors"), parameters_of("n1 = [1]"))
-    with pytest.raises(ValueError, match=r"key in section 'vectors' of params\.yaml: 'n2_grid'"):
+    with pytest.raises(ValueError, match=r"key in section 'vectors' of params\.yaml: 'controls'"):
         run.run_stage("features")
