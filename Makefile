@@ -36,14 +36,17 @@ quick: .venv/.ready ## run every stage at small sizes in .settings/quick/, touch
 
 BEFORE_sae := data
 BEFORE_effects := features
-BEFORE_ablations := evaluation
-again: .venv/.ready ## run a frozen stage again, resuming from its shards: STAGE=sae, effects or ablations
+BEFORE_ablation_samples := samples
+BEFORE_ablations := ablation_samples
+again: .venv/.ready ## run a frozen stage again, resuming from its shards: STAGE=sae, effects, ablation_samples or ablations
+	@test -n "$(BEFORE_$(STAGE))" || { echo "error: STAGE is '$(STAGE)'; it must be sae, effects, ablation_samples or ablations"; exit 1; }
 	$(BIN)/dvc repro $(BEFORE_$(STAGE))
 	$(BIN)/python -m fgaa_utils.pipeline.run $(STAGE)
 	$(BIN)/dvc commit --force $(STAGE)
 
 ablations: .venv/.ready ## change one thing of FGAA at a time, SETTING=<file of settings/> for another than the default
 ifeq ($(SETTING),gemma-3-270m)
+	$(MAKE) again STAGE=ablation_samples
 	$(MAKE) again STAGE=ablations
 	$(BIN)/dvc repro
 else
@@ -57,8 +60,9 @@ lab: .venv/.ready ## open the notebooks in JupyterLab with the parameters of par
 	$(BIN)/python -m fgaa_utils.pipeline.run --sync
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-check: .venv/.ready ## what CI checks: style, stripped notebooks, tests, the quick pipeline, the paper's setting on a tiny model
+check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, the quick pipeline, the paper's setting on a tiny model
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --extra-keys "metadata.language_info metadata.papermill cell.metadata.papermill" notebooks/*.ipynb
 	$(MAKE) test
 	$(MAKE) quick

@@ -12,7 +12,7 @@ import torch
 
 from fgaa_utils.model.generate import SamplingParams, exact_top_k, generate_batch
 from fgaa_utils.model.lm import LanguageModel, load_model
-from fgaa_utils.project import load_params
+from fgaa_utils.params import load_params
 
 NEW_TOKENS = 24
 

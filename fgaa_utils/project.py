@@ -1,7 +1,4 @@
-"""The project's folders and its parameters, read and checked in one place.
-
-Everything that affects a result is a key of params.yaml: one section per stage, shared keys in `base`.
-"""
+"""The project's folders and stages, and what every stage reads and writes in one way."""
 
 import csv
 import difflib
@@ -9,8 +6,6 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
@@ -80,39 +75,6 @@ def unknown(kind: str, name: object, allowed: list[str]) -> ValueError:
     near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(f"unknown {kind} {name!r}{hint} (there are: {', '.join(allowed)})")
-
-
-def load_params(path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """params.yaml as {section: {key: value}}.
-
-    Raises: ValueError for a section that is neither `base` nor a stage, a section that holds no keys, or no `base`.
-    """
-    params = yaml.safe_load((path or ROOT / "params.yaml").read_text(encoding="utf-8"))
-    if not isinstance(params, dict) or "base" not in params:
-        raise ValueError("params.yaml has no section base; see the file in the repository")
-    for section, values in params.items():
-        if section not in ("base", *STAGES):
-            raise unknown("params.yaml section", section, ["base", *STAGES])
-        if not isinstance(values, dict):
-            raise ValueError(f"params.yaml: section {section!r} is {values!r}; it must hold `key: value` lines")
-    return params
-
-
-def stage_params(stage: str, accepted: list[str], params: dict | None = None) -> dict[str, Any]:
-    """The parameters of one stage: its own section, those of `base` that it accepts, and other stages' sections, whole,
-    if it accepts their names.
-
-    Raises: ValueError for a key of the section that the stage does not accept, or one that it misses.
-    """
-    params = params or load_params()
-    section = params.get(stage) or {}
-    for key in section:
-        if key not in accepted:
-            raise unknown(f"key in section {stage!r} of params.yaml:", key, accepted)
-    merged = {key: value for key, value in (params["base"] | params).items() if key in accepted} | section
-    if missing := [key for key in accepted if key not in merged]:
-        raise ValueError(f"params.yaml: section {stage!r} lacks {', '.join(missing)}")
-    return merged
 
 
 def stage_dir(stage: str) -> Path:

@@ -23,7 +23,8 @@ from fgaa_utils.evaluation.ablations import (
 )
 from fgaa_utils.method.approximator import EffectMap
 from fgaa_utils.model.generate import SamplingParams
-from fgaa_utils.project import METRICS, load_params
+from fgaa_utils.params import load_params
+from fgaa_utils.project import METRICS
 from fgaa_utils.shards import save_tensors
 from fgaa_utils.stats import bcs
 

@@ -101,12 +101,6 @@ def test_a_failed_download_names_the_wheels(tmp_path, pip):
         fetch.download([absent], tmp_path)
 
 
-def test_sha256_of_a_file_longer_than_a_block(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"0123456789" * 100_000)
-    assert fetch.sha256(path) == hashlib.sha256(b"0123456789" * 100_000).hexdigest()
-
-
 def unpacked(tmp_path, members, content=CONTENT):
     """{path under raw: bytes} of what unpack makes."""
     wheel = make_wheel(tmp_path, content)

@@ -7,7 +7,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from fgaa_utils.data.convert import join_parts
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.lm import check_block, find_blocks, load_model, resolve_device, resolve_dtype, wrap
-from fgaa_utils.project import MODEL, load_params
+from fgaa_utils.params import load_params
+from fgaa_utils.project import MODEL
 
 BASE = load_params()["base"]
 

@@ -1,77 +1,40 @@
+import json
 import re
 
 import pytest
-import yaml
 
 from fgaa_utils import project
-from fgaa_utils.project import ROOT, STAGES, load_params, need_space, stage_dir, stage_params, unknown
-
-PARAMS = {"base": {"seed": 0, "layer": 9, "model": "m"}, "features": {"theta": 0.01, "layer": 5}}
+from fgaa_utils.project import artefact, metrics_of, need_space, stage_dir, unknown, write_metrics, write_plot
 
 
-def write(folder, params):
-    path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump(params), encoding="utf-8")
-    return path
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "DATA", tmp_path / "data")
+    monkeypatch.setattr(project, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(project, "METRICS", tmp_path / "reports" / "metrics")
+    return tmp_path
 
 
-def test_shipped_params_load_with_a_section_for_every_stage_that_has_one():
-    params = load_params()
-    assert params == yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    notebooks = {stage for stage, notebook in STAGES.items() if notebook}
-    assert set(params) == {"base", *notebooks} - {"compare"}, "compare takes nothing but the model's name"
-    assert all(isinstance(section, dict) and section for section in params.values())
+def test_an_artefact_that_is_not_there_names_its_stage(folders):
+    with pytest.raises(FileNotFoundError, match=r"data/vectors/a\.safetensors is not there; run `dvc repro vectors`"):
+        artefact("vectors/a.safetensors")
+    (folders / "data" / "vectors").mkdir(parents=True)
+    assert artefact("vectors") == folders / "data" / "vectors"
 
 
-def test_no_key_of_the_shipped_params_stands_twice():
-    """YAML would keep the last one silently."""
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    assert len(re.findall(r"^  ?\w+:", text, re.M)) == sum(map(len, load_params().values()))
+def test_metrics_come_back_and_equal_ones_are_equal_bytes(folders):
+    with pytest.raises(FileNotFoundError, match=r"reports/metrics/vectors\.json is not there; run `dvc repro vectors`"):
+        metrics_of("vectors")
+    write_metrics("vectors", {"b": 1.5, "a": {"d": None, "c": [1]}})
+    first = (project.METRICS / "vectors.json").read_bytes()
+    write_metrics("vectors", {"a": {"c": [1], "d": None}, "b": 1.5})
+    assert (project.METRICS / "vectors.json").read_bytes() == first
+    assert metrics_of("vectors") == json.loads(first) == {"b": 1.5, "a": {"d": None, "c": [1]}}
 
 
-def test_an_unknown_section_gets_the_nearest(tmp_path):
-    with pytest.raises(ValueError, match="section 'feature'; did you mean 'features'"):
-        load_params(write(tmp_path, {"base": {}, "feature": {"theta": 0.01}}))
-
-
-@pytest.mark.parametrize("text", ["", "[]", "features: {theta: 0.01}", "base:\n", "base: {}\nfeatures:\n"])
-def test_params_without_a_section_or_its_keys_are_refused(tmp_path, text):
-    path = tmp_path / "params.yaml"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"params\.yaml"):
-        load_params(path)
-
-
-def test_an_unknown_key_gets_the_nearest():
-    params = {"base": {}, "features": {"thetta": 0.01}}
-    with pytest.raises(ValueError, match=r"section 'features' of params\.yaml: 'thetta'; did you mean 'theta'"):
-        stage_params("features", ["theta", "top_contexts"], params)
-
-
-def test_missing_keys_are_all_named():
-    with pytest.raises(ValueError, match="section 'features' lacks dtype, top_contexts"):
-        stage_params("features", ["theta", "layer", "dtype", "top_contexts"], PARAMS)
-    with pytest.raises(ValueError, match="section 'vectors' lacks n1"):  # a stage without a section
-        stage_params("vectors", ["n1"], PARAMS)
-
-
-def test_base_keys_are_merged_only_if_accepted():
-    assert stage_params("features", ["theta", "layer", "seed"], PARAMS) == {"theta": 0.01, "layer": 5, "seed": 0}
-    assert stage_params("model", ["model"], PARAMS) == {"model": "m"}
-    assert stage_params("model", [], PARAMS) == {}
-
-
-def test_a_stages_own_value_goes_before_the_shared_one_and_false_is_a_value():
-    assert stage_params("features", ["theta", "layer"], PARAMS)["layer"] == 5
-    params = {"base": {"seed": 0}, "features": {"density_filter": False, "language": None}}
-    merged = stage_params("features", ["seed", "density_filter", "language"], params)
-    assert merged == {"seed": 0, "density_filter": False, "language": None}
-
-
-def test_merging_changes_nothing_for_the_next_stage():
-    params = {"base": {"layer": 9}, "features": {"layer": 5}}
-    stage_params("features", ["layer"], params)["layer"] = 7
-    assert params == {"base": {"layer": 9}, "features": {"layer": 5}}
+def test_a_plot_is_a_csv_with_a_line_a_row(folders):
+    write_plot("front", [{"x": 1, "method": "a, b"}, {"x": 2.5, "method": "c"}])
+    assert (folders / "reports" / "plots" / "front.csv").read_bytes() == b'x,method\n1,"a, b"\n2.5,c\n'
 
 
 def test_unknown_names_the_nearest_or_only_what_there_is():
@@ -90,15 +53,13 @@ def test_need_space_says_what_is_free_and_what_is_needed(tmp_path):
     assert re.search(rf"{folder}: [\d.]+ GiB free, 1000000000\.0 GiB needed", str(error.value))
 
 
-def test_stage_dir_is_made_and_left_empty(tmp_path, monkeypatch):
-    monkeypatch.setattr(project, "DATA", tmp_path / "data")
+def test_stage_dir_is_made_and_left_empty(folders):
     folder = stage_dir("features")
-    assert folder == tmp_path / "data" / "features" == stage_dir("features")
+    assert folder == folders / "data" / "features" == stage_dir("features")
     assert folder.is_dir() and not list(folder.iterdir())
 
 
-def test_a_stage_dir_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(project, "DATA", tmp_path)
-    (tmp_path / "features" / ".writable").mkdir(parents=True)  # refuses root too
-    with pytest.raises(OSError, match=f"{tmp_path / 'features'} cannot be written"):
+def test_a_stage_dir_that_cannot_be_written_is_named(folders):
+    (folders / "data" / "features" / ".writable").mkdir(parents=True)  # refuses root too
+    with pytest.raises(OSError, match=f"{folders / 'data' / 'features'} cannot be written"):
         stage_dir("features")

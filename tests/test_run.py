@@ -1,31 +1,71 @@
+import copy
 import json
 import os
 import shutil
 import time
 
 import nbformat
+import pytest
 import torch
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from fgaa_utils import params as parameters
 from fgaa_utils.pipeline import run
 from fgaa_utils.project import ROOT
 from fgaa_utils.shards import ShardStore
 
+OUTPUTS = [
+    new_output("stream", name="stderr", text=f"{ROOT}/.venv/lib/warn.py:21: TqdmWarning"),
+    new_output("stream", name="stdout", text=f"wrote {ROOT}/data/x"),
+    new_output("display_data", data={"text/plain": "a figure"}),
+]
+
+
+def parameters_of(source: str):
+    return new_code_cell(source, metadata={"tags": ["parameters"]})
+
+
+def write(path, *cells):
+    nbformat.write(new_notebook(cells=list(cells)), path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A params.yaml and notebooks of one's own: tmp_path with the notebook features."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(parameters, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path / "notebooks")
+    write(
+        run.notebook_path("features"), new_markdown_cell("# Features"), parameters_of("theta = 0.5\ntop_contexts = 1")
+    )
+    return tmp_path
+
 
 def test_logs_and_this_machines_paths_leave_an_executed_notebook(tmp_path):
-    outputs = [
-        new_output("stream", name="stderr", text=f"{ROOT}/.venv/lib/warn.py:21: TqdmWarning"),
-        new_output("stream", name="stdout", text=f"wrote {ROOT}/data/x"),
-        new_output("display_data", data={"text/plain": "a figure"}),
-    ]
-    path = tmp_path / "stage.ipynb"
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell("run()", outputs=outputs)]), path)
-    run.drop_logs(path)
+    path = write(tmp_path / "stage.ipynb", new_markdown_cell("# Title"), new_code_cell("run()", outputs=OUTPUTS))
+    run.tidy(path, "0123")
     text = path.read_text(encoding="utf-8")
     assert str(ROOT) not in text and "TqdmWarning" not in text
-    kept = nbformat.read(path, as_version=4).cells[1].outputs
+    notebook = nbformat.read(path, as_version=4)
+    kept = notebook.cells[1].outputs
     assert [output.output_type for output in kept] == ["stream", "display_data"]
-    assert kept[0].text == "wrote data/x"
+    assert kept[0].text == "wrote data/x" and notebook.metadata.fgaa == {"source": "0123"}
+
+
+def test_an_executed_notebook_has_the_digest_of_its_source(tmp_path):
+    cells = [new_markdown_cell("# Title"), parameters_of("theta = 0.5"), new_code_cell("run()")]
+    source = write(tmp_path / "source.ipynb", *cells)
+    injected = new_code_cell("theta = 0.1", metadata={"tags": ["injected-parameters"]})
+    ran = new_code_cell("run()", outputs=OUTPUTS, execution_count=3, metadata={"papermill": {"duration": 1}})
+    executed = write(tmp_path / "executed.ipynb", *cells[:2], injected, ran)
+    assert run.source_digest(executed) == run.source_digest(source)
+    assert len(run.source_digest(source)) == 16
+    for changed in ([*cells[:2], new_code_cell("run(1)")], [*cells[:2], new_markdown_cell("run()")], cells[:2]):
+        assert run.source_digest(write(tmp_path / "other.ipynb", *changed)) != run.source_digest(source)
 
 
 def test_resources_keep_the_other_stages_and_the_order_of_the_pipeline(tmp_path, monkeypatch):
@@ -57,14 +97,60 @@ def test_a_run_is_resumed_if_it_opened_a_store_with_older_shards(tmp_path, monke
     assert run.found_shards("effects", began)
 
 
-def test_sync_rewrites_only_notebooks_that_hold_other_values(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path / "notebooks")
+def test_a_notebook_has_one_parameter_cell_of_assignments(project):
     path = run.notebook_path("features")
-    changed = path.read_text().replace("theta = 0.01", "theta = 0.5")
-    assert changed != path.read_text()
-    path.write_text(changed)
+    assert run.accepted_parameters(path) == ["theta", "top_contexts"]
+    write(path, new_markdown_cell("# Features"))
+    with pytest.raises(ValueError, match=r"02_features\.ipynb has 0 cells tagged parameters; it must have one"):
+        run.accepted_parameters(path)
+    write(path, parameters_of("theta = 0.5\nprint(theta)"))
+    with pytest.raises(ValueError, match=r"holds 'print\(theta\)'; it must hold `name = value` lines alone"):
+        run.accepted_parameters(path)
+
+
+def test_the_cell_has_values_and_comments_of_params_yaml_wherever_they_stand(project):
+    (project / "params.yaml").write_text(
+        (project / "params.yaml").read_text().replace("theta: 0.01 #", "theta: 0.02 # the share; not the count;")
+    )
+    cell = run.parameter_cell("features", ["theta", "top_contexts", "vectors"])
+    vectors = '{"n1": [1, 2, 4, 8], "n2_grid": [4], "ranks": [1, 2, 3, 4], "controls": 4}'
+    assert cell.split("\n") == [
+        "theta = 0.02  # the share",
+        "top_contexts = 5  # highest activations kept for every latent",
+        "# the section vectors of params.yaml",
+        f"vectors = {vectors}",
+    ]
+
+
+def test_a_long_comment_ends_between_words(project):
+    comment = run.parameter_cell("vectors", ["n1", "n2_grid", "ranks", "controls", "model"]).rpartition("# ")[2]
+    assert comment.startswith("folder under data/model/") and comment.endswith(" ...") and len(comment) <= run.COMMENT
+    full = yaml.safe_load((project / "params.yaml").read_text())["base"]["model"]
+    assert full not in comment and comment.removesuffix(" ...") in (project / "params.yaml").read_text()
+
+
+def test_sync_rewrites_only_notebooks_that_hold_other_values(project):
+    features, vectors = run.notebook_path("features"), run.notebook_path("vectors")
+    names = ["n1", "n2_grid", "ranks", "controls"]
+    bare = "\n".join(line.split("  #")[0] for line in run.parameter_cell("vectors", names).split("\n"))
+    write(vectors, parameters_of(bare))
+    before = vectors.read_text()
     run.sync_parameters()
-    notebooks = {p.name: p.read_text() for p in (tmp_path / "notebooks").glob("*.ipynb")}
-    assert "theta = 0.5" not in notebooks.pop(path.name)
-    assert notebooks == {name: (ROOT / "notebooks" / name).read_text() for name in notebooks}
+    assert "theta = 0.01" in features.read_text() and vectors.read_text() == before
+    run.sync_parameters(comments=True)
+    found = run.parameters_cell(nbformat.read(vectors, as_version=4), "").source
+    assert found == run.parameter_cell("vectors", names) and found != bare
+
+
+def test_every_parameter_is_checked_before_a_stage_runs(project):
+    run.check_all_parameters()
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    wrong = copy.deepcopy(params)
+    wrong["sae"]["lr"] = 0
+    (project / "params.yaml").write_text(yaml.safe_dump(wrong))
+    with pytest.raises(ValueError, match=r"params\.yaml: sae\.lr is 0; it must be more than 0"):
+        run.run_stage("features")
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    write(run.notebook_path("vectors"), parameters_of("n1 = [1]"))
+    with pytest.raises(ValueError, match=r"key in section 'vectors' of params\.yaml: 'controls'"):
+        run.run_stage("features")

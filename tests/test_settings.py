@@ -7,18 +7,22 @@ import yaml
 from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
+from fgaa_utils.names import FITS
+from fgaa_utils.params import check_params, load_params
 from fgaa_utils.pipeline import settings
 from fgaa_utils.pipeline.settings import (
     SETTINGS,
-    outputs,
     overlay,
+    params_of,
     pipeline_for,
     prepare,
     read_setting,
     report,
+    rows_that_can_run,
     workspace_of,
 )
-from fgaa_utils.project import ROOT, load_params
+from fgaa_utils.pipeline.wiring import outputs
+from fgaa_utils.project import ROOT
 
 PARAMS = {"base": {"seed": 0}, "sae": {"d_sae": 8192, "l0": 40, "lr": 0.001}, "vectors": {"n1": [1, 2, 4, 8]}}
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -52,18 +56,12 @@ def test_an_unknown_setting_gets_the_nearest():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_setting_changes_keys_that_exist(name):
-    merged = overlay(load_params(), read_setting(name), name)
-    vectors, effects = merged["vectors"], merged["effects"]
-    candidates = {
-        len(vectors["n1"]),
-        len(vectors["ranks"]),
-        vectors["controls"],
-        merged["evaluation"]["prompting_orders"],
-    }
-    assert len(candidates) == 1, "every method chooses among as many"
-    sizes = [n * effects["chunk_size"] for n in range(2, effects["chunks"] + 1)]
-    assert {row["effect_vectors"] for row in merged["ablations"]["rows"] if "effect_vectors" in row} <= set(sizes)
+def test_every_setting_is_right_and_every_method_chooses_among_as_many(name):
+    merged = params_of([name])
+    vectors = merged["vectors"]
+    tried = {len(vectors["n1"]), len(vectors["ranks"]), vectors["controls"], merged["design"]["prompting_orders"]}
+    assert len(tried) == 1
+    params_of([name, "quick"])
 
 
 @pytest.mark.parametrize(("name", "d_model"), [("gemma-2-2b", 2304), ("gemma-2-9b", 3584)])
@@ -80,9 +78,16 @@ def test_the_papers_settings_name_saes_of_the_known_shapes(name, d_model):
 
 @pytest.mark.parametrize("name", ["gemma-2-2b", "gemma-2-9b"])
 def test_the_papers_settings_ablate_all_that_needs_no_effect_data(name):
-    rows = load_params()["ablations"]["rows"]
-    expected = [row for row in rows if "effect_vectors" not in row and row.get("fit", "decoder") == "decoder"]
-    assert read_setting(name)["ablations"]["rows"] == expected
+    rows = params_of([name])["ablation_samples"]["rows"]
+    dropped = [row for row in load_params()["ablation_samples"]["rows"] if row not in rows]
+    assert dropped and all(row.get("fit") in FITS or "effect_vectors" in row for row in dropped)
+    assert {"fit": "decoder", "bias_weight": 0.0} in rows and not any("effect_vectors" in row for row in rows)
+
+
+def test_rows_are_dropped_only_where_the_effect_map_is_from_elsewhere():
+    rows = [{"theta": 0.1}, {"fit": "ridge"}, {"effect_vectors": 3}, {"fit": "decoder"}, {"fit": "a/b:c"}]
+    assert rows_that_can_run(rows, "adam") == rows
+    assert rows_that_can_run(rows, "a/b:c") == [rows[0], *rows[3:]]
 
 
 def test_a_missing_variable_or_device_stops_a_setting_before_anything_runs(tmp_path, monkeypatch):
@@ -90,8 +95,8 @@ def test_a_missing_variable_or_device_stops_a_setting_before_anything_runs(tmp_p
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="OPENAI_BASE_URL is not set"):
         prepare(tmp_path / "work", ["gemma-2-2b"])
-    (tmp_path / "judge.yaml").write_text("evaluation: {judge: opanai}")
-    with pytest.raises(ValueError, match="unknown judge 'opanai'; did you mean 'openai'"):
+    (tmp_path / "judge.yaml").write_text("judge: {judge: opanai, coherence_texts: 0}")
+    with pytest.raises(ValueError, match=r"judge.judge is 'opanai'; it must be one of local, openai, hf\n.*texts is 0;"):
         prepare(tmp_path / "work", [str(tmp_path / "judge.yaml")])
     (tmp_path / "there.yaml").write_text("base: {device: 'cuda:7'}")
     with pytest.raises(ValueError, match=r"base\.device is 'cuda:7'"):
@@ -101,7 +106,7 @@ def test_a_missing_variable_or_device_stops_a_setting_before_anything_runs(tmp_p
 
 def test_metrics_of_stages_that_no_longer_run_are_not_reported(tmp_path):
     (tmp_path / "reports" / "metrics").mkdir(parents=True)
-    for stage in ("ablations", "evaluation"):
+    for stage in ("ablation_samples", "ablations", "evaluation"):
         (tmp_path / "reports" / "metrics" / f"{stage}.json").write_text("{}")
     prepare(tmp_path, ["smollm2-135m", "quick"])
     assert [path.stem for path in (tmp_path / "reports" / "metrics").iterdir()] == ["evaluation"]
@@ -116,13 +121,12 @@ def test_the_scope_setting_names_an_sae_that_exists():
 
 
 def products(stages: dict) -> set[str]:
-    return {out if isinstance(out, str) else next(iter(out)) for stage in stages.values() for out in outputs(stage)}
+    return {out for stage in stages.values() for out in outputs(stage)}
 
 
 def test_a_setting_that_takes_sae_and_map_from_elsewhere_runs_neither_stage():
-    params = overlay(load_params(), read_setting("gemma-2-2b"), "gemma-2-2b")
-    stages = pipeline_for(params, PIPELINE)["stages"]
-    assert not {"sae", "effects", "ablations", "compare"} & set(stages)
+    stages = pipeline_for(params_of(["gemma-2-2b"]), PIPELINE)["stages"]
+    assert not {"sae", "effects", "ablation_samples", "ablations", "compare"} & set(stages)
     in_git = (
         "fgaa_utils/",
         "notebooks/",
@@ -135,12 +139,12 @@ def test_a_setting_that_takes_sae_and_map_from_elsewhere_runs_neither_stage():
     made = tuple(products(stages))
     for name, stage in stages.items():
         assert all(dep.startswith(in_git) or dep.startswith(made) for dep in stage["deps"]), name
+        assert not any("ablation" in dep for dep in stage["deps"] if not dep.startswith(in_git))
         assert not any("data/sae" in dep or "data/effects" in dep for dep in stage["deps"])
 
 
 def test_a_setting_that_trains_runs_every_stage_unfrozen():
-    params = overlay(load_params(), read_setting("smollm2-135m"), "smollm2-135m")
-    stages = pipeline_for(params, PIPELINE, ablations=True)["stages"]
+    stages = pipeline_for(params_of(["smollm2-135m"]), PIPELINE, ablations=True)["stages"]
     assert set(stages) == set(PIPELINE["stages"]) - {"compare"}
     assert not any("frozen" in stage for stage in stages.values())
     assert PIPELINE["stages"]["sae"]["frozen"], "the repository's own pipeline is left as it is"
@@ -171,7 +175,8 @@ def test_a_workspace_has_the_settings_parameters_and_reports_into_a_folder_of_it
     params = yaml.safe_load((workspace / "params.yaml").read_text())
     assert params["base"]["model"] == "smollm2-135m-instruct"
     assert params["sae"]["d_sae"] == read_setting("quick")["sae"]["d_sae"], "the later setting prevails"
-    assert (workspace / "fgaa_utils" / "vectors.py").exists()
+    check_params(params)
+    assert (workspace / "fgaa_utils" / "params.py").exists() and (workspace / "data" / "paper.yaml").exists()
     (workspace / "reports" / "metrics").mkdir()
     (workspace / "reports" / "metrics" / "evaluation.json").write_text("{}")
     monkeypatch.setattr(settings, "REPORTS", tmp_path / "reports")

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fgaa_utils.data.fetch import sha256
-from fgaa_utils.project import MODEL, RAW, load_params, need_space
+from fgaa_utils.digests import sha256
+from fgaa_utils.params import load_params
+from fgaa_utils.project import MODEL, RAW, need_space
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

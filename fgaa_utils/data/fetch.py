@@ -3,7 +3,6 @@
 A wheel is used as an archive: nothing of it is imported or installed.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from fgaa_utils.digests import sha256
 from fgaa_utils.project import DATA, RAW, need_space
 
 SOURCES = DATA / "sources.yaml"
@@ -21,12 +21,6 @@ WHEELS = DATA / "wheels"
 def read_sources(path: Path = SOURCES) -> list[dict]:
     """The entries of sources.yaml: wheel, sha256, what, licence, members."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wheel_path(source: dict, folder: Path) -> Path | None:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
 
-from fgaa_utils.data.fetch import sha256
+from fgaa_utils.digests import sha256
 from fgaa_utils.model.hub import hub_access
 from fgaa_utils.project import MODEL, unknown
 from fgaa_utils.shards import digest

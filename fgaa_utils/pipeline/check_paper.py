@@ -24,8 +24,9 @@ from fgaa_utils.method.approximator import load_effect_map
 from fgaa_utils.method.vectors import caa, fgaa, sae_row, sae_ts
 from fgaa_utils.model.lm import LanguageModel, load_model
 from fgaa_utils.names import METHODS
+from fgaa_utils.params import load_params
 from fgaa_utils.pipeline.settings import overlay, read_setting
-from fgaa_utils.project import DATA, load_params, unknown
+from fgaa_utils.project import DATA, unknown
 from fgaa_utils.sae.load import decoder_rows, load_sae
 
 Texts = dict[str, tuple[list[str], list[str]]]  # behaviour: X+, X-

@@ -8,21 +8,27 @@ params.yaml is the one source: a notebook's parameter cell names the keys it tak
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import resource
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import nbformat
 import papermill
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
-from fgaa_utils.project import DATA, METRICS, REPORTS, ROOT, STAGES, load_params, stage_params, unknown
+from fgaa_utils.params import load_params, section_of, stage_params
+from fgaa_utils.pipeline.literals import assignment
+from fgaa_utils.project import DATA, METRICS, REPORTS, ROOT, STAGES, unknown
 
 NOTEBOOKS = ROOT / "notebooks"
 RESOURCES = REPORTS / "resources.json"
+COMMENT = 80  # columns of a comment in a parameter cell
 # Of glibc, for the kernels: keep freed memory instead of giving it back. The logits of a large vocabulary are
 # hundreds of megabytes; asking for fresh pages at every pass cost more than the sums over them.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
@@ -36,29 +42,45 @@ def notebook_path(stage: str) -> Path:
     return NOTEBOOKS / f"{STAGES[stage]}.ipynb"
 
 
+def notebook_stages() -> list[str]:
+    """The stages that are notebooks, of those that are there, in order."""
+    return [name for name, notebook in STAGES.items() if notebook and (NOTEBOOKS / f"{notebook}.ipynb").exists()]
+
+
 def accepted_parameters(path: Path) -> list[str]:
     """Names in the parameter cell of a notebook. Raises: ValueError if it has not exactly one such cell."""
-    cells = nbformat.read(path, as_version=4).cells
-    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return list(cell_values(parameters_cell(nbformat.read(path, as_version=4), path.name).source))
+
+
+def parameters_cell(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
+    """The cell tagged parameters. Raises: ValueError if the notebook `name` has not exactly one."""
+    tagged = [cell for cell in notebook.cells if _has_tag(cell, "parameters")]
     if len(tagged) != 1:
-        raise ValueError(f"{path.name} has {len(tagged)} cells tagged parameters; it must have one")
-    return [
-        target.id
-        for node in ast.parse(tagged[0].source).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-    ]
+        raise ValueError(f"{name} has {len(tagged)} cells tagged parameters; it must have one")
+    return tagged[0]
+
+
+def _has_tag(cell: nbformat.NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def source_digest(path: Path) -> str:
+    """16 hex digits of the types and sources of a notebook's cells. The executed copy has those of the notebook that
+    ran, whatever its outputs and the parameters put into it."""
+    cells = nbformat.read(path, as_version=4).cells
+    kept = [(cell.cell_type, cell.source) for cell in cells if not _has_tag(cell, "injected-parameters")]
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
 
 
 def check_all_parameters() -> None:
-    """Hold params.yaml against every notebook, so that a misspelt key fails in the first stage, not in its own.
+    """Hold params.yaml against its types and ranges and every notebook, so that a wrong key fails in the first stage,
+    not in its own.
 
     Raises: ValueError naming the key.
     """
     params = load_params()
-    for stage, notebook in STAGES.items():
-        if notebook:
-            stage_params(stage, accepted_parameters(notebook_path(stage)), params)
+    for stage in notebook_stages():
+        stage_params(stage, accepted_parameters(notebook_path(stage)), params)
 
 
 def run_stage(stage: str) -> None:
@@ -72,7 +94,7 @@ def run_stage(stage: str) -> None:
     METRICS.mkdir(parents=True, exist_ok=True)
     os.environ |= MALLOC | {"PYTHONWARNINGS": "ignore:IProgress not found"}  # of bars that no terminal shows
     os.chdir(ROOT)
-    executed = REPORTS / source.name
+    executed, ran = REPORTS / source.name, source_digest(source)
     began, start = time.time(), time.monotonic()
     papermill.execute_notebook(
         str(source.relative_to(ROOT)),  # papermill notes both paths in the notebook
@@ -87,13 +109,14 @@ def run_stage(stage: str) -> None:
     )
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     record_resources(stage, time.monotonic() - start, peak_kib / 2**20, resumed=found_shards(stage, began))
-    drop_logs(executed)
+    tidy(executed, ran)
 
 
-def drop_logs(path: Path) -> None:
-    """Leave out of an executed notebook what the terminal has shown already: standard error, with the paths of
-    this machine in its warnings."""
+def tidy(path: Path, source: str) -> None:
+    """Note in an executed notebook the digest of the one that ran (see source_digest), and leave out of it what the
+    terminal has shown already: standard error, with the paths of this machine in its warnings."""
     notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["fgaa"] = {"source": source}
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
@@ -122,46 +145,56 @@ def record_resources(stage: str, seconds: float, peak_gib: float, *, resumed: bo
 
 
 def parameter_cell(stage: str, names: list[str]) -> str:
-    """The source of a stage's parameter cell: one `name = value  # comment` a line, from params.yaml."""
+    """The source of a stage's parameter cell: each name with its value and comment of params.yaml, as ruff formats it."""
     document = YAML().load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     values = stage_params(stage, names)
     lines = []
     for name in names:
-        section = next(part for part in (document.get(stage) or {}, document["base"], document) if name in part)
-        token = section.ca.items.get(name, [None] * 3)[2] if section else None
-        comment = token.value.split("\n")[0].strip() if token else ""
-        comment = f"# the section {name} of params.yaml" if section is document else comment
-        lines.append(f"{name} = {values[name]!r}" + (f"  {comment}" if comment else ""))
+        section = section_of(name, stage, document)
+        comment = yaml_comment(document[section], name) if section else f"the section {name} of params.yaml"
+        lines.append(assignment(name, values[name], comment))
     return "\n".join(lines)
 
 
-def sync_parameters() -> None:
-    """Write params.yaml's values and comments into the parameter cells of the notebooks that hold other values."""
-    for stage, notebook in STAGES.items():
-        if notebook is None:
-            continue
+def yaml_comment(section: CommentedMap, key: str) -> str:
+    """The comment behind `key` up to the first `;`, cut between words where it is longer than COMMENT."""
+    tokens = section.ca.items.get(key) or [None] * 3
+    text = tokens[2].value.split("\n")[0].strip("# ").split(";")[0] if tokens[2] else ""
+    return textwrap.shorten(text, COMMENT, placeholder=" ...")
+
+
+def sync_parameters(*, comments: bool = False) -> None:
+    """Write params.yaml's values and comments into the parameter cells of the notebooks that hold other values; with
+    `comments`, of those with other comments or another layout too, which then count as changed."""
+    for stage in notebook_stages():
         path = notebook_path(stage)
-        names = accepted_parameters(path)
         content = nbformat.read(path, as_version=4)
-        cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
-        source = parameter_cell(stage, names)
-        if cell_values(source) != cell_values(cell.source):  # else a notebook would change, and its stage run again
+        cell = parameters_cell(content, path.name)
+        source = parameter_cell(stage, list(cell_values(cell.source)))
+        if cell_values(source) != cell_values(cell.source) or (comments and source != cell.source):
             cell.source = source
             nbformat.write(content, path)
 
 
 def cell_values(source: str) -> dict[str, object]:
-    """{name: value} of a parameter cell, whatever its layout and comments."""
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
+    """{name: value} of a parameter cell, whatever its layout and comments. Raises: ValueError for a line that is no
+    assignment of a literal."""
+    values = {}
+    for node in ast.parse(source).body:
+        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+            raise ValueError(f"a parameter cell holds {ast.unparse(node)!r}; it must hold `name = value` lines alone")
+        values[node.targets[0].id] = ast.literal_eval(node.value)
+    return values
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", nargs="?", help="a stage that is a notebook")
     parser.add_argument("--sync", action="store_true", help="write params.yaml into the parameter cells instead")
+    parser.add_argument("--comments", action="store_true", help="with --sync: also where only comments differ")
     args = parser.parse_args()
     if args.sync:
-        sync_parameters()
+        sync_parameters(comments=args.comments)
     elif args.stage:
         run_stage(args.stage)
     else:

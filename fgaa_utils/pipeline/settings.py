@@ -18,11 +18,12 @@ from pathlib import Path
 import yaml
 
 from fgaa_utils.data.convert import MADE
-from fgaa_utils.judges.choose import check_kinds
 from fgaa_utils.judges.server import check_environment
 from fgaa_utils.model.lm import resolve_device
 from fgaa_utils.names import FITS
-from fgaa_utils.project import REPORTS, ROOT, STAGES, load_params, unknown
+from fgaa_utils.params import check_params, load_params
+from fgaa_utils.pipeline.wiring import outputs, related
+from fgaa_utils.project import REPORTS, ROOT, STAGES, unknown
 
 DEFAULT = "gemma-3-270m"
 QUICK = "quick"
@@ -44,8 +45,8 @@ PATHS = (  # values that may be paths
     ("base", "model"),
     ("base", "reference"),
     ("base", "sae_source"),
-    ("vectors", "fit"),
-    ("evaluation", "judge_model"),
+    ("recipe", "fit"),
+    ("judge", "judge_model"),
 )
 REPORTED = ("metrics", "pages", "figures", "index.html", "resources.json")
 
@@ -81,29 +82,49 @@ def pipeline_for(params: dict, pipeline: dict, *, ablations: bool = False) -> di
     if asked for. What is left depends on nothing that a dropped stage makes."""
     dropped = {"compare"}
     dropped |= {"sae"} if params["base"]["sae_source"] != "own" else set()
-    dropped |= {"effects"} if params["vectors"]["fit"] not in FITS else set()
-    dropped |= set() if ablations else {"ablations"}
+    dropped |= {"effects"} if params["recipe"]["fit"] not in FITS else set()
+    dropped |= set() if ablations else {"ablation_samples", "ablations"}
     stages = pipeline["stages"]
-    gone = {out if isinstance(out, str) else next(iter(out)) for name in dropped for out in outputs(stages[name])}
+    gone = [out for name in dropped for out in outputs(stages[name])]
     kept = {}
     for name, stage in stages.items():
         if name not in dropped:
             kept[name] = {key: value for key, value in stage.items() if key != "frozen"}
-            kept[name]["deps"] = [dep for dep in stage["deps"] if dep not in gone]
+            kept[name]["deps"] = [dep for dep in stage["deps"] if not any(related(dep, out) for out in gone)]
     return {"stages": kept}
+
+
+def rows_that_can_run(rows: list[dict], fit: str) -> list[dict]:
+    """The rows of the ablations that a setting with the effect map `fit` can run: with a map from elsewhere there are
+    no effect data here to fit another to."""
+    if fit in FITS:
+        return rows
+    return [row for row in rows if row.get("fit") not in FITS and "effect_vectors" not in row]
+
+
+def params_of(names: list[str]) -> dict:
+    """params.yaml with the values of the settings in place, later ones over earlier ones, checked.
+
+    Raises: ValueError naming every value that cannot be (see params.check_params).
+    """
+    params = load_params()
+    for name in names:
+        params = overlay(params, read_setting(name), name)
+    section = params["ablation_samples"]
+    section["rows"] = rows_that_can_run(section["rows"], params["recipe"]["fit"])
+    check_params(params, f"the setting {'+'.join(names)}")
+    return params
 
 
 def check_ready(params: dict) -> None:
     """Look, before anything is fetched, at what would stop the run late.
 
-    Raises: ValueError for a device or a judge that is not there, or one that asks a server without its variables.
+    Raises: ValueError for a device that is not there, or a judge that asks a server without its variables.
     """
     device = resolve_device(params["base"]["device"])
     if device.type == "cpu" and params["base"]["model"] not in MADE:
         print(f"{params['base']['model']} will run on the processor", flush=True)
-    judges = [params["evaluation"]["judge"], *params["evaluation"]["compare_judges"]]
-    check_kinds(judges)
-    if "openai" in judges:
+    if "openai" in (params["judge"]["judge"], *params["judge"]["compare_judges"]):
         check_environment()
 
 
@@ -126,16 +147,9 @@ def workspace_of(names: list[str]) -> Path:
     return workspace
 
 
-def outputs(stage: dict) -> list:
-    """A stage's outs and metrics as dvc.yaml lists them."""
-    return stage.get("outs", []) + stage.get("metrics", [])
-
-
 def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> None:
     """Lay out the workspace anew, keeping what DVC made there before."""
-    params = load_params()
-    for name in names:
-        params = overlay(params, read_setting(name), name)
+    params = params_of(names)
     check_ready(params)
     for section, key in PATHS:
         if Path(str(params[section][key])).exists():
@@ -197,7 +211,7 @@ def main() -> int:
     if args.names == [DEFAULT]:
         return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=ROOT).returncode
     workspace = workspace_of(args.names)
-    ran = (workspace / "data" / "ablations" / "samples.parquet").exists()  # then they belong to the setting
+    ran = (workspace / "data" / "ablation_samples" / "samples.parquet").exists()  # then they belong to the setting
     prepare(workspace, args.names, ablations=args.ablations or ran)
     status = reproduce(workspace)
     if status == 0 and QUICK not in map(lambda name: Path(name).stem, args.names):

@@ -1,0 +1,361 @@
+"""The parameters: params.yaml, typed, and the part of it that each stage takes.
+
+A section belongs to the stage of its name; `base`, `recipe` and `design` belong to none. Whatever is wrong with the
+file is said at once, before a stage runs.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from typing_extensions import TypedDict
+
+from fgaa_utils.names import FITS
+from fgaa_utils.project import ROOT, STAGES, unknown
+
+SHARED = ("base", "recipe", "design")  # in the order in which a notebook's parameter is looked up
+DECODER = "decoder"  # the fit of a row without an effect map: a latent's direction is its decoder row
+
+
+def _distinct(values: list) -> list:
+    if any(value in values[:i] for i, value in enumerate(values)):
+        raise ValueError("without repeats")
+    return values
+
+
+def _growing(values: list) -> list:
+    if any(a >= b for a, b in pairwise(values)):
+        raise ValueError("in growing order, without repeats")
+    return values
+
+
+def _behaviours(value: object) -> object:
+    names = isinstance(value, list) and value and all(isinstance(name, str) and name for name in value)
+    if value != "all" and not names:
+        raise ValueError("all, or a list of names")
+    return _distinct(value) if isinstance(value, list) else value
+
+
+def _effect_map(value: str) -> str:
+    if value not in FITS and ":" not in value and not Path(value).is_file():
+        raise ValueError(f"one of {', '.join(FITS)}, repository:file, or the path of a file that is there")
+    return value
+
+
+Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
+Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+Naturals = Annotated[list[Natural], Field(min_length=1), AfterValidator(_distinct)]
+Growing = Annotated[list[Positive], Field(min_length=1), AfterValidator(_growing)]
+Norm = Literal["l1", "l2", "none"]
+Kind = Literal["local", "openai", "hf"]
+
+
+EXACT = ConfigDict(
+    extra="forbid", strict=True, allow_inf_nan=False
+)  # no other key, no text for a number, no true for 1
+
+
+class Section(BaseModel):
+    model_config = EXACT
+
+
+class Base(Section):
+    seed: Natural
+    layer: Natural
+    model: Text
+    reference: Text
+    sae_source: Text
+    blocks: Text
+    device: Text
+    dtype: Literal["auto", "float32", "bfloat16"]
+    behaviours: Annotated[Any, AfterValidator(_behaviours)]
+    bootstrap_draws: Count
+
+
+class Recipe(Section):
+    include_bos: bool
+    theta: NotNegative
+    density_filter: bool
+    bos_filter: bool
+    n2: Natural
+    target_norm: Norm
+    fit: Annotated[str, AfterValidator(_effect_map)]
+    bias_weight: NotNegative
+
+
+class Design(Section):
+    scale_unit: Literal["resid_std", "absolute"]
+    scales: Growing
+    validation_prompts: Texts
+    test_prompts: Texts
+    prompting_tokens: Count
+    prompting_orders: Count
+    validation_samples: Count
+    test_samples: Count
+    new_tokens: Count
+    top_k: Count
+    temperature: Positive
+    batch: Count
+
+
+class Data(Section):
+    context: Annotated[int, Field(ge=2)]
+    sae_train_rows: Count
+    density_rows: Count
+    heldout_rows: Count
+    heldout_sources: Texts
+    density_share: Annotated[float, Field(gt=0, lt=1)]
+    max_overlap: Share
+    max_chars: dict[str, Natural]
+
+
+class Sae(Section):
+    d_sae: Count
+    l0: Count
+    tokens: Count
+    batch: Count
+    lr: Positive
+    lr_decay_share: Share
+    checkpoints: Natural
+
+
+class Features(Section):
+    top_contexts: Count
+
+
+class Effects(Section):
+    ce_rise: Positive
+    ce_probes: Annotated[Growing, Field(min_length=2)]
+    ce_texts: Count
+    ce_tokens: Annotated[int, Field(ge=2)]
+    openers: Annotated[list[str], Field(min_length=1)]
+    new_tokens: Count
+    top_k: Count
+    temperature: Positive
+    batch: Count
+    chunk_size: Count
+    chunks: Annotated[int, Field(ge=2)]
+    unsteered_rollouts: Count
+    heldout_vectors: Count
+    heldout_rollouts: Count
+    ridge_strengths: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)]
+    adam_epochs: Count
+    adam_lr: Positive
+    adam_batch: Count
+
+
+class Vectors(Section):
+    n1: Counts
+    n2_grid: Annotated[list[Natural], AfterValidator(_distinct)]
+    ranks: Counts
+    controls: Count
+
+
+class Server(Section):
+    concurrency: Count
+    timeout: Positive
+    attempts: Count
+    prices: Annotated[list[NotNegative], Field(min_length=2, max_length=2)]
+
+
+class Judge(Section):
+    judge: Kind
+    compare_judges: Annotated[list[Kind], AfterValidator(_distinct)]
+    judge_model: Text
+    server: Server
+    coherence_texts: Count
+
+
+class Evaluation(Section):
+    paper_prompt: Text
+    coherence_margin: Share
+
+
+class Costs(Section):
+    scales: Growing
+    tasks: Texts
+    questions: Count
+    option_score: Literal["per_char", "sum"]
+    texts: Count
+    text_tokens: Annotated[int, Field(ge=2)]
+
+
+class Row(TypedDict, total=False):
+    """What a row of the ablations changes: fields of a recipe."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+    include_bos: bool
+    theta: NotNegative
+    density_filter: bool
+    bos_filter: bool
+    target_norm: Norm
+    bias_weight: NotNegative
+    fit: Text
+    n1: Count
+    n2: Natural
+    draw: Natural
+    examples: Count
+    effect_vectors: Count
+
+
+class AblationSamples(Section):
+    rows: list[Row]
+    heat_n1: Counts
+    heat_n2: Naturals
+
+
+class Params(Section):
+    base: Base
+    recipe: Recipe
+    design: Design
+    data: Data
+    sae: Sae
+    features: Features
+    effects: Effects
+    vectors: Vectors
+    judge: Judge
+    evaluation: Evaluation
+    costs: Costs
+    ablation_samples: AblationSamples
+
+
+def _between_sections(params: dict[str, dict[str, Any]]) -> list[str]:
+    """What is wrong between values that are each right."""
+    design, prompt = params["design"], params["evaluation"]["paper_prompt"]
+    errors = []
+    if shared := [text for text in design["test_prompts"] if text in design["validation_prompts"]]:
+        errors.append(
+            f"design.test_prompts has {', '.join(map(repr, shared))} of validation_prompts; it must have none"
+        )
+    if prompt not in design["test_prompts"]:
+        errors.append(f"evaluation.paper_prompt is {prompt!r}; it must be one of design.test_prompts")
+    return errors + [error for row in params["ablation_samples"]["rows"] for error in _row_errors(row, params)]
+
+
+def _row_errors(row: dict[str, Any], params: dict[str, dict[str, Any]]) -> list[str]:
+    recipe, effects, errors = params["recipe"], params["effects"], []
+    fit, count = row.get("fit", recipe["fit"]), row.get("effect_vectors")
+    if fit not in (*FITS, DECODER, recipe["fit"]):
+        errors.append(f"the fit must be one of {', '.join((*FITS, DECODER))}, or recipe.fit")
+    if fit == DECODER and row.get("bias_weight", recipe["bias_weight"]):
+        errors.append(f"fit: {DECODER} has no bias; add bias_weight: 0.0")
+    sizes = [n * effects["chunk_size"] for n in range(2, effects["chunks"] + 1)]
+    if count is not None and (fit not in FITS or count not in sizes):
+        errors.append(f"effect_vectors must be one of {sizes}, with a fit among {', '.join(FITS)}")
+    return [f"ablation_samples.rows has {row}; {error}" for error in errors]
+
+
+def check_params(params: dict[str, dict[str, Any]], where: str = "params.yaml") -> None:
+    """Hold all of `params` against the sections' types, ranges and choices; `where` they are from, for the message.
+
+    Raises: ValueError naming every key that is wrong, its value and what it must be, a line each.
+    """
+    if not isinstance(params, dict):
+        raise ValueError(f"{where} holds no sections; see the file in the repository")
+    try:
+        Params.model_validate(params)
+        errors = [f"{where}: {error}" for error in _between_sections(params)]
+    except ValidationError as error:
+        errors = [_message(detail, where) for detail in error.errors()]
+    if errors:
+        raise ValueError("\n".join(errors))
+
+
+def _message(error: ErrorDetails, where: str) -> str:
+    """One error of pydantic as section.key, its value and what it must be."""
+    *parents, last = error["loc"]
+    section = _spelled(parents)
+    if error["type"] == "extra_forbidden":
+        kind = f"key in section {section!r} of {where}:" if parents else f"{where} section"
+        return str(unknown(kind, last, _keys_at(parents)))
+    if error["type"] == "missing":
+        return f"{where}: section {section!r} lacks {last}" if parents else f"{where} has no section {last}"
+    return f"{where}: {_spelled(error['loc'])} is {error['input']!r}; it must be {_wanted(error)}"
+
+
+def _spelled(loc: Sequence[int | str]) -> str:
+    """`judge.server.timeout`, `ablation_samples.rows[2].theta`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def _keys_at(loc: Sequence[int | str]) -> list[str]:
+    """The keys that may stand at `loc`."""
+    model: Any = Params
+    for part in loc:
+        model = Row if isinstance(part, int) else model.__annotations__[part]
+    return list(model.__annotations__)
+
+
+def _wanted(error: ErrorDetails) -> str:
+    """What a value must be, in words."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"one of {context['expected'].replace(chr(39), '').replace(' or ', ', ')}"
+    words = {
+        "greater_than": "more than {gt:g}",
+        "greater_than_equal": "at least {ge:g}",
+        "less_than": "less than {lt:g}",
+        "less_than_equal": "at most {le:g}",
+        "too_short": "a list of {min_length} or more",
+        "too_long": "a list of {max_length} or fewer",
+        "string_too_short": "text, not empty",
+        "string_type": "text; quote it if it is",
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "model_attributes_type": "`key: value` lines",
+        "list_type": "a list",
+        "dict_type": "`key: value` lines",
+        "model_type": "`key: value` lines",
+    }
+    return words[kind].format(**context) if kind in words else error["msg"]
+
+
+def load_params(path: Path | None = None) -> dict[str, dict[str, Any]]:
+    """params.yaml as {section: {key: value}}, the values as they stand there.
+
+    Raises: ValueError for anything that check_params refuses.
+    """
+    params = yaml.safe_load((path or ROOT / "params.yaml").read_text(encoding="utf-8"))
+    check_params(params)
+    return params
+
+
+def section_of(name: str, stage: str, params: dict) -> str | None:
+    """The section that a stage's parameter stands in: the stage's own, else base, recipe or design; None if it is the
+    name of a stage whose section is taken whole. Raises: ValueError if it is nowhere."""
+    for section in (stage, *SHARED):
+        if name in params.get(section, {}):
+            return section
+    if name in STAGES and name in params:
+        return None
+    keys = [key for section in (stage, *SHARED) for key in params.get(section, {})]
+    raise unknown(f"parameter of the notebook of {stage}:", name, [*keys, *(s for s in STAGES if s in params)])
+
+
+def stage_params(stage: str, accepted: list[str], params: dict | None = None) -> dict[str, Any]:
+    """The values of the parameters that a stage's notebook accepts (see section_of).
+
+    Raises: ValueError for a parameter that params.yaml does not have, or a key of the stage's own section that the
+    notebook does not accept.
+    """
+    params = params or load_params()
+    for key in params.get(stage, {}):
+        if key not in accepted:
+            raise unknown(f"key in section {stage!r} of params.yaml:", key, accepted)
+    sections = {name: section_of(name, stage, params) for name in accepted}
+    return {name: params[section][name] if section else params[name] for name, section in sections.items()}
