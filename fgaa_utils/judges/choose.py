@@ -55,6 +55,13 @@ def open_judge(
     return local.keep(folder)
 
 
+def announce(judge: Judge, texts_by_criterion: dict[str, list[str]]) -> None:
+    """Print what a judge that has to be asked will be asked for and how long it takes, before it starts."""
+    if isinstance(judge, ServerJudge):
+        found = judge.estimate(texts_by_criterion, timed=True)
+        print("to be asked:", found)
+
+
 def judge_rows(samples: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     """B and C of each row (columns target, text): the score of its target behaviour, and coherence; by row index."""
     if samples.empty:
