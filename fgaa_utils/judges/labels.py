@@ -36,6 +36,24 @@ def read_labels(path: Path = STEERED) -> pd.DataFrame:
     return labels
 
 
+def last_lot(labels: pd.DataFrame) -> pd.DataFrame:
+    """The texts labelled last, which had no part in making the local judge."""
+    tested = labels[labels.drawn != FIRST]
+    return tested[tested.drawn == tested.drawn.iloc[-1]]
+
+
+def by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, pd.DataFrame]:
+    """{behaviour: its labelled texts}, of those asked for that have any."""
+    return {key: part for key, part in labels.groupby("behaviour") if key in behaviours}
+
+
+def last_by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
+    """The texts labelled last of these behaviours, behaviour after behaviour."""
+    last = last_lot(labels).index
+    parts = by_behaviour(labels, behaviours).values()
+    return pd.concat([part[part.index.isin(last)] for part in parts]) if parts else labels.head(0)
+
+
 def spearman(labels: NDArray, scores: NDArray) -> float:
     """Rank correlation; 0 if one side is constant."""
     if np.ptp(labels) == 0 or np.ptp(scores) == 0:

@@ -10,11 +10,6 @@ from functools import reduce
 from pathlib import Path
 
 import torch
-
-# nnsight gives every object a `save`, which these classes refuse: they must be there before, for the server judge
-from anyio.abc import SocketAttribute  # noqa: F401
-from anyio.streams.file import FileStreamAttribute  # noqa: F401
-from anyio.streams.tls import TLSAttribute  # noqa: F401
 from nnsight import TransformersModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
