@@ -18,6 +18,7 @@ from fgaa_utils.sae.load import encode, sae_identity
 from fgaa_utils.shards import ShardStore, check_identity, digest, load_tensors, save_tensors
 
 ROWS_PER_SHARD = 512  # of background rows: what a killed run loses at most
+SIDES = ("pos", "neg")  # X+ and X-, as names of tensors spell them
 NORMS = {"l1": 1, "l2": 2, "none": None}  # of a target, by the values of recipe.target_norm
 
 
@@ -134,7 +135,7 @@ def save_features(
     identity: dict,
     resid_std: float,
 ) -> None:
-    """Write densities, BOS latents and the means[behaviour][`pos` or `neg`][include_bos] of texts."""
+    """Write densities, BOS latents and means[behaviour][side][include_bos] of the texts of each of SIDES."""
     tensors = {"density": stats.density, "bos_latents": stats.bos_latents}
     for behaviour, sides in means.items():
         for side, found in sides.items():

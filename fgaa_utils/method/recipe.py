@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fgaa_utils.method.approximator import EffectMap
 from fgaa_utils.method.features import (
+    SIDES,
     bos_filter,
     check_norm,
     contrastive_difference,
@@ -110,7 +111,7 @@ def read_ingredients(
     behaviours = dict.fromkeys(name.split(".")[2] for name in tensors if name.count(".") == 3)
     latents, resid = (
         {
-            bos: {b: tuple(tensors[means_name(what, bos, b, side)] for side in ("pos", "neg")) for b in behaviours}
+            bos: {b: tuple(tensors[means_name(what, bos, b, side)] for side in SIDES) for b in behaviours}
             for bos in (True, False)
         }
         for what in ("latents", "resid")
