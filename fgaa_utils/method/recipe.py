@@ -164,6 +164,11 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
     return sae_ts(_effect_map(recipe, ingredients), latent, bias_weight=recipe.bias_weight)
 
 
+def steering_vectors(recipes: dict[VectorName, Recipe], ingredients: Ingredients) -> dict[VectorName, Tensor]:
+    """The vector of every recipe, for the behaviour that its name says."""
+    return {name: steering_vector(recipe, name.behaviour, ingredients) for name, recipe in recipes.items()}
+
+
 def _examples(recipe: Recipe, sides: tuple[Tensor, Tensor], seed: int) -> list[Tensor]:
     """The rows of X+ and X- that the recipe takes: all, or the first of a random order."""
     if recipe.examples is None:

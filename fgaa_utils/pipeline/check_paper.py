@@ -23,6 +23,7 @@ from fgaa_utils.data.corpus import pack
 from fgaa_utils.method.approximator import load_effect_map
 from fgaa_utils.method.features import contrastive_difference, latent_stats, text_means
 from fgaa_utils.method.recipe import Ingredients, Recipe, only, steering_vector
+from fgaa_utils.method.vector_tables import fgaa_cosines
 from fgaa_utils.model.lm import LanguageModel, load_model
 from fgaa_utils.names import METHODS
 from fgaa_utils.pipeline.settings import overlay, read_setting
@@ -67,14 +68,9 @@ def cosine_table(
 ) -> pd.DataFrame:
     """Cosine of FGAA's vector at the paper's n1 with the other methods', the average of `best_n1`'s behaviours (columns
     `ours`, `paper`; rows are methods)."""
-    cosines = []
-    for behaviour, n1 in best_n1.items():
-        vector = steering_vector(replace(recipe, method="fgaa", n1=n1), behaviour, ingredients)
-        others = {m: replace(recipe, method=m, rank=1) for m in METHODS if m != "fgaa"}
-        cosines.append(
-            {m: float(vector @ steering_vector(other, behaviour, ingredients)) for m, other in others.items()}
-        )
-    return pd.DataFrame({"ours": pd.DataFrame(cosines).mean(), "paper": printed}).round(4)
+    wanted = {b: {m: replace(recipe, method=m, n1=n1, rank=1) for m in METHODS} for b, n1 in best_n1.items()}
+    vectors = {b: {m: steering_vector(r, b, ingredients) for m, r in row.items()} for b, row in wanted.items()}
+    return pd.DataFrame({"ours": fgaa_cosines(vectors).mean(), "paper": printed}).round(4)
 
 
 def means_of_texts(lm: LanguageModel, sae: SAE, recipe: Recipe, texts: Texts, layer: int) -> tuple[dict, dict]:
