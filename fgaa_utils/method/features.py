@@ -11,13 +11,16 @@ from sae_lens import SAE
 from torch import Tensor
 from tqdm import tqdm
 
+from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.project import unknown
 from fgaa_utils.sae.load import encode, sae_identity
 from fgaa_utils.shards import ShardStore, check_identity, digest, load_tensors, save_tensors
 
+DEVIATION_ROWS = 256  # background rows on which the spread of the residual stream is measured
 ROWS_PER_SHARD = 512  # of background rows: what a killed run loses at most
+SIDES = ("pos", "neg")  # X+ and X-, as names of tensors spell them
 NORMS = {"l1": 1, "l2": 2, "none": None}  # of a target, by the values of recipe.target_norm
 
 
@@ -114,6 +117,16 @@ def text_means(
     return {bos: TextMeans(*map(torch.stack, zip(*pairs))) for bos, pairs in rows.items()}
 
 
+def contrastive_means(
+    lm: LanguageModel, sae: SAE, behaviours: list[Behaviour], layer: int
+) -> dict[str, dict[str, dict[bool, TextMeans]]]:
+    """The text_means of X+ and X-: {behaviour: {side: {include_bos: means}}}, sides as SIDES has them."""
+    return {
+        b.key: {side: text_means(lm, sae, list(t), layer) for side, t in zip(SIDES, (b.positive, b.negative))}
+        for b in behaviours
+    }
+
+
 def mean_deviation(lm: LanguageModel, rows: np.ndarray, layer: int) -> float:
     """The mean norm of the residual stream minus its mean, over the tokens of rows that begin with BOS, BOS left out:
     scale 1 of the evaluation (`resid_std`)."""
@@ -134,7 +147,7 @@ def save_features(
     identity: dict,
     resid_std: float,
 ) -> None:
-    """Write densities, BOS latents and the means[behaviour][`pos` or `neg`][include_bos] of texts."""
+    """Write densities, BOS latents and means[behaviour][side][include_bos] of the texts of each of SIDES."""
     tensors = {"density": stats.density, "bos_latents": stats.bos_latents}
     for behaviour, sides in means.items():
         for side, found in sides.items():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fgaa_utils.method.approximator import EffectMap
 from fgaa_utils.method.features import (
+    SIDES,
     bos_filter,
     check_norm,
     contrastive_difference,
@@ -110,7 +111,7 @@ def read_ingredients(
     behaviours = dict.fromkeys(name.split(".")[2] for name in tensors if name.count(".") == 3)
     latents, resid = (
         {
-            bos: {b: tuple(tensors[means_name(what, bos, b, side)] for side in ("pos", "neg")) for b in behaviours}
+            bos: {b: tuple(tensors[means_name(what, bos, b, side)] for side in SIDES) for b in behaviours}
             for bos in (True, False)
         }
         for what in ("latents", "resid")
@@ -161,6 +162,11 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
     if recipe.method == "sae":
         return sae_row(ingredients.W_dec, latent)
     return sae_ts(_effect_map(recipe, ingredients), latent, bias_weight=recipe.bias_weight)
+
+
+def steering_vectors(recipes: dict[VectorName, Recipe], ingredients: Ingredients) -> dict[VectorName, Tensor]:
+    """The vector of every recipe, for the behaviour that its name says."""
+    return {name: steering_vector(recipe, name.behaviour, ingredients) for name, recipe in recipes.items()}
 
 
 def _examples(recipe: Recipe, sides: tuple[Tensor, Tensor], seed: int) -> list[Tensor]:
