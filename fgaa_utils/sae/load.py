@@ -16,7 +16,7 @@ from fgaa_utils.model.hub import hub_access
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import edited_logits, next_token_ce
 from fgaa_utils.project import DATA, unknown
-from fgaa_utils.shards import digest
+from fgaa_utils.shards import weights_digest
 
 SCOPE_FILES = ("params.npz", "params.safetensors")  # of Gemma Scope and Gemma Scope 2
 
@@ -87,7 +87,7 @@ def _from_scope(folder: Path, layer: int) -> SAE:
 
 def sae_identity(sae: SAE) -> str:
     """16 hex digits of the weights; whatever is computed with the SAE carries them."""
-    return digest("".join(digest(sae.state_dict()[name]) for name in sorted(sae.state_dict())))
+    return weights_digest(sae)
 
 
 @torch.no_grad()
