@@ -106,6 +106,21 @@ def chunk_vectors(
     return EffectVectors(mix / norm[:, None], inverse.rsqrt(), parents)
 
 
+def rises_at_scale(
+    lm: LanguageModel, W_dec: Tensor, scales: Tensor, layer: int, ids: Tensor, *, count: int = 64, seed: int
+) -> dict[str, Tensor]:
+    """Rise of cross-entropy in nats under `count` decoder rows, and under as many mixtures, each at its scale: what the
+    rule promises, measured on token rows `ids` (texts, pos); each (count,)."""
+    base = [steered_ce(lm, row[None], layer, None)[0] for row in ids]
+    rises = {}
+    for name, chunk in (("decoder rows", 0), ("mixtures", 1)):
+        vectors = chunk_vectors(W_dec, scales, np.arange(len(W_dec)), chunk=chunk, size=count, seed=seed)
+        delta = vectors.x * vectors.scale[:, None]
+        steered = [steered_ce(lm, row.expand(count, -1), layer, delta) - b for row, b in zip(ids, base, strict=True)]
+        rises[name] = torch.stack(steered).mean(dim=0)
+    return rises
+
+
 def mean_activations(lm: LanguageModel, sae: SAE, texts: list[list[int]], layer: int) -> Tensor:
     """Mean latent activation of each text over its positions, BOS left out, (texts, d_sae), float32."""
     means = torch.empty(len(texts), sae.cfg.d_sae)

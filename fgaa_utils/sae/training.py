@@ -42,6 +42,15 @@ def capture_training_acts(lm: LanguageModel, rows: np.ndarray, layer: int, folde
     return store
 
 
+def hook_names(model: str, layer: int) -> dict[str, str]:
+    """What sae-lens's readers are told of the stream that the SAE reads: the output of block `layer` of `model`."""
+    return {
+        "model_name": model,
+        "hook_name": f"blocks.{layer}.hook_resid_post",
+        "hf_hook_name": f"model.layers.{layer}.output",
+    }
+
+
 class TrainingBatches:
     """Batches (batch, d_model) of standardised residual streams, float32, in a seeded order.
 
