@@ -20,7 +20,7 @@ from fgaa_utils.model.halving import Halving
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import check_delta, edited_logits, next_token_ce
 from fgaa_utils.project import unknown
-from fgaa_utils.shards import ShardStore, digest
+from fgaa_utils.shards import ShardStore, digest, identity
 
 SCORES = ("per_char", "sum")
 
@@ -160,9 +160,8 @@ def measure_cells(
         raise ValueError("no deltas to measure; give at least one, all zero for unsteered")
     parts = deltas.split(cells)
     texts = asked if isinstance(asked, Tensor) else [[question.prefix, *question.options] for question in asked]
-    identity = lm.place | {"measure": measure.__name__, "model": lm.identity, "layer": layer, "asked": digest(texts)}
-    identity |= {"deltas": digest(deltas), "cells": cells, "torch": torch.__version__}
-    store = ShardStore(folder, identity, len(parts))
+    shaping = {"measure": measure.__name__, "layer": layer, "asked": digest(texts), "deltas": digest(deltas)}
+    store = ShardStore(folder, identity(lm, cells=cells, **shaping), len(parts))
     missing = store.missing()
     bar = tqdm(total=len(deltas), desc=progress, unit="cell", disable=progress is None, mininterval=15)
     bar.update(len(deltas) - sum(len(parts[index]) for index in missing))

@@ -15,8 +15,8 @@ from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.project import unknown
-from fgaa_utils.sae.load import encode, sae_identity
-from fgaa_utils.shards import ShardStore, check_identity, digest, load_tensors, save_tensors
+from fgaa_utils.sae.load import encode
+from fgaa_utils.shards import ShardStore, check_identity, digest, identity, load_tensors, save_tensors
 
 DEVIATION_ROWS = 256  # background rows on which the spread of the residual stream is measured
 ROWS_PER_SHARD = 512  # of background rows: what a killed run loses at most
@@ -47,9 +47,8 @@ def latent_stats(
     lm: LanguageModel, sae: SAE, rows: np.ndarray, layer: int, folder: Path, *, top: int, progress: str | None = None
 ) -> LatentStats:
     """LatentStats on token rows (rows, context) that begin with BOS, streamed, in resumable shards under `folder`."""
-    identity = lm.place | {"model": lm.identity, "sae": sae_identity(sae), "layer": layer, "top": top}
-    identity |= {"rows": digest(torch.from_numpy(rows)), "shard": ROWS_PER_SHARD, "torch": torch.__version__}
-    store = ShardStore(folder, identity, -(-len(rows) // ROWS_PER_SHARD))
+    shaping = {"layer": layer, "top": top, "rows": digest(torch.from_numpy(rows)), "shard": ROWS_PER_SHARD}
+    store = ShardStore(folder, identity(lm, sae, **shaping), -(-len(rows) // ROWS_PER_SHARD))
     bar = tqdm(total=len(rows), desc=progress, disable=progress is None, mininterval=10)
     bar.update(len(rows) - sum(len(rows[_part(index)]) for index in store.missing()))
     for index in store.missing():

@@ -57,7 +57,8 @@ class LanguageModel:
     """A causal LM with its tokenizer and nnsight's view of both.
 
     `identity` names weights and dtype; whatever is computed with the model carries it. `blocks` is the module path
-    of the list of its blocks. Tensors go to the model's device and come back to the processor.
+    of the list of its blocks; `layer` the one it was loaded to be steered at, if any. Tensors go to the model's device
+    and come back to the processor.
     """
 
     hf: PreTrainedModel
@@ -65,6 +66,7 @@ class LanguageModel:
     nn: TransformersModel
     identity: str
     blocks: str
+    layer: int | None = None
 
     @property
     def name(self) -> str:
@@ -206,6 +208,7 @@ def load_model(
     identity = f"{Path(path).name}:{weights[:16]}:{str(hf.dtype).removeprefix('torch.')}"
     lm = wrap(hf, load_tokenizer(path), identity, blocks=blocks)
     check_block(lm, layer)
+    lm.layer = layer
     return lm
 
 
