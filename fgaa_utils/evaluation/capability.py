@@ -145,14 +145,13 @@ def steered_text_ce(
 
 
 def pick_texts(rows: NDArray, count: int, tokens: int, *, seeds: tuple[int, ...]) -> Tensor:
-    """`count` random rows of token ids (rows, pos), BOS first, cut to `tokens`; a larger count goes on where a smaller ends.
+    """`count` random rows of token ids (rows, pos), cut to `tokens`; a larger count goes on where a smaller ends.
 
     Raises: ValueError for a count below 1 or beyond the rows, or tokens below 2 or beyond their length.
     """
     if not (1 <= count <= len(rows) and 2 <= tokens <= rows.shape[1]):
-        raise ValueError(
-            f"{count} texts of {tokens} tokens asked for; there are {len(rows)} of {rows.shape[1]}: change costs.texts or costs.text_tokens"
-        )
+        there = f"there are {len(rows)} of {rows.shape[1]}; change costs.texts or costs.text_tokens"
+        raise ValueError(f"{count} texts of {tokens} tokens asked for, {there}")
     order = np.random.default_rng(seeds).permutation(len(rows))
     return torch.from_numpy(rows).long()[order[:count], :tokens]
 
@@ -169,8 +168,10 @@ def text_ce_after(lm: LanguageModel, ids: Tensor, prefixes: list[list[int]], lay
 def option_logprobs_after(
     lm: LanguageModel, questions: list[Question], prefixes: list[list[int]], layer: int, folder: Path
 ) -> Tensor:
-    """Log-probabilities of the options, unsteered, with each prefix of token ids before every question, (prefixes, options);
-    see option_logprobs. Each prefix is a shard under `folder`."""
+    """Unsteered log-probabilities of the options with each prefix of token ids before every question, (prefixes, options).
+
+    See option_logprobs. Each prefix is a shard under `folder`.
+    """
     plain, found = torch.zeros(1, lm.d_model), []
     for prefix in tqdm(prefixes, desc="multiple choice after examples", mininterval=15):
         behind = [replace(question, prefix=lm.tokenizer.decode(prefix) + question.prefix) for question in questions]

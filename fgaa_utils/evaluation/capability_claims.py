@@ -20,8 +20,8 @@ def kept(costs: Costs, rows: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def capability_claims(costs: Costs) -> list[Claim]:
-    """FGAA keeps capability at the smallest scale of the grid, loses it at the largest, and at the chosen scales keeps as
-    much as the other methods."""
+    """FGAA keeps capability at the grid's smallest scale, loses it at the largest, and keeps as much as the other methods
+    at the chosen ones."""
     smallest, largest = costs.scales[0], costs.scales[-1]
     return [_keeps(costs, smallest), *_loses(costs, largest), _keeps_as_much(costs)]
 

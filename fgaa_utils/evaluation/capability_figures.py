@@ -1,4 +1,4 @@
-"""Figures of the pages on costs and capability: costs of cells, perplexity and accuracy against scale, BCS against cost."""
+"""Figures of the page on capability: perplexity and accuracy against scale, BCS against cost."""
 
 import numpy as np
 import pandas as pd
@@ -15,20 +15,20 @@ from fgaa_utils.evaluation.capability_tables import (
     unsteered_accuracy,
 )
 from fgaa_utils.evaluation.costs import Costs
+from fgaa_utils.evaluation.costs_figures import RATIO
 from fgaa_utils.figures import COLOURS
-from fgaa_utils.names import CONTROLS, LABELS, UNSTEERED
+from fgaa_utils.names import LABELS, UNSTEERED
 
 TASKS = {"arc_easy": "ARC-Easy", "sciq": "SciQ", "basic_skills": "basic skills", "mmlu": "MMLU"}
 UNITS = {
     "resid_std": "scale (in spreads of the residual stream, logarithmic)",
     "absolute": "scale (absolute norm, logarithmic)",
 }
-RATIO = "perplexity, ratio to unsteered"
-MARKERS = ["o", "X", "s", "P"]  # of the methods in the order of tables
+MARKERS = ["o", "X", "s", "D"]  # of the methods in the order of tables
 
 
 def perplexity_by_scale(costs: Costs, unit: str, *, seed: int) -> sns.FacetGrid:
-    """Figure 4: the ratio of perplexities against scale, mean and median over texts; triangles at the median chosen scales."""
+    """Figure 4: the perplexity ratio against scale, by mean and median over texts; triangles at the median chosen scales."""
     long = costs.grid.melt(["method", "behaviour", "scale"], ["ratio_mean", "ratio_median"], "over texts", "ratio")
     long["over texts"] = long["over texts"].str.removeprefix("ratio_")
     grid = _lines(long, costs, "ratio", "over texts", estimator=gmean, seed=seed, height=3)
@@ -58,7 +58,7 @@ def accuracy_by_scale(costs: Costs, unit: str, *, seed: int) -> sns.FacetGrid:
 
 
 def bcs_against_cost(points: pd.DataFrame, means: pd.DataFrame) -> sns.FacetGrid:
-    """The front: small marks behaviours, diamonds means with their intervals, bars medians, steps the steering methods' front."""
+    """BCS against each cost: small marks behaviours, diamonds means with intervals, bars medians, steps the Pareto front."""
     long = points.melt(["method", "behaviour", "BCS"], [PERPLEXITY, ACCURACY], "cost", "value")
     order = [m for m in PAYING if m in set(points.method)]
     grid = sns.relplot(
@@ -89,30 +89,6 @@ def bcs_against_cost(points: pd.DataFrame, means: pd.DataFrame) -> sns.FacetGrid
     grid.set_titles("")
     handles = {LABELS[m]: ax.plot([], [], "D", ms=7, color=COLOURS[m], mec="white")[0] for m in order}
     grid.add_legend(handles, label_order=list(handles), title="")
-    return grid
-
-
-def costs_of_cells(costs: Costs) -> sns.FacetGrid:
-    """Accuracy against the ratio of perplexities, a point a cell."""
-    shown = costs.cells[costs.cells.method != UNSTEERED]
-    colours = {"controls" if m in CONTROLS else LABELS[m]: c for m, c in COLOURS.items() if m in set(shown.method)}
-    grid = sns.relplot(
-        shown.assign(label=shown.method.map(LABELS).where(~shown.method.isin(CONTROLS), "controls")),
-        x="ratio_median",
-        y="accuracy",
-        hue="label",
-        hue_order=list(colours),
-        palette=colours,
-        s=18,
-        linewidth=0,
-        alpha=0.7,
-        height=3.2,
-        aspect=1.5,
-    )
-    grid.set(xscale="log").set_axis_labels(f"{RATIO} (median over texts, logarithmic)", "accuracy over all questions")
-    grid.ax.axhline(costs.cells.accuracy[0], color="0.35", lw=1, ls="--", zorder=0)
-    grid.ax.axhline(sum(costs.chance.values()) / len(costs.chance), color="0.35", lw=1, ls=":", zorder=0)
-    grid.legend.set_title("")
     return grid
 
 
@@ -150,8 +126,8 @@ def _lines(
 
 
 def _scale_axis(grid: sns.FacetGrid, costs: Costs, unit: str) -> None:
-    """A logarithmic axis of scale with the grid's scales as ticks, the median chosen scales as triangles under the lines, one
-    label below all panels, and the legend."""
+    """A logarithmic axis of scale: the grid's scales as ticks, triangles at the median chosen scales, one label below all
+    panels, and the legend."""
     axes = list(grid.axes.flat)
     grid.set(xscale="log")
     _make_room_below(axes[0], share=0.06 * len(costs.methods))  # the panels share it
@@ -204,7 +180,7 @@ def _plain_ticks(ax: Axes, axis: str) -> None:
 
 def _draw_means(ax: Axes, means: pd.DataFrame, cost: str) -> None:
     front = pareto_front(steering(means), cost)
-    ax.plot(front[cost], front.BCS, color="0.4", lw=1, ls="--", zorder=1, drawstyle="steps-post")
+    ax.plot(front[cost], front.BCS, color="0.15", lw=1.2, ls="--", zorder=3.5, drawstyle="steps-post")
     for point in means.to_dict("records"):
         colour = COLOURS[point["method"]]
         across = [[point[cost] - point[f"{cost}_lo"]], [point[f"{cost}_hi"] - point[cost]]]

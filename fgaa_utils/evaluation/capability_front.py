@@ -28,8 +28,8 @@ def behaviour_table(points: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame
 
 
 def mean_points(price: dict[str, dict], points: pd.DataFrame, bcs: dict) -> pd.DataFrame:
-    """One row a method that has a BCS to pay for: each of perplexity_ratio, accuracy_change and BCS as value, `_lo`, `_hi` and
-    `_median` over behaviours."""
+    """One row a method of PAYING: perplexity_ratio, accuracy_change and BCS, each as its value, `_lo`, `_hi` and `_median`
+    over behaviours."""
     medians = points.groupby("method")[[PERPLEXITY, ACCURACY, "BCS"]].median()
     rows = []
     for m in [m for m in price if m in PAYING]:
@@ -75,14 +75,18 @@ def beyond_the_axis(points: pd.DataFrame, means: pd.DataFrame) -> str:
 
 
 def front_sentence(means: pd.DataFrame) -> str:
-    """Who is on the fronts of BCS against perplexity and against accuracy."""
-    words = {PERPLEXITY: "perplexity", ACCURACY: "accuracy"}
-    fronts = {w: [LABELS[m] for m in pareto_front(steering(means), cost).method] for cost, w in words.items()}
-    rivals = {w: [LABELS[m] for m in pareto_front(means, cost).method] for cost, w in words.items()}
+    """Who is on the fronts of BCS and perplexity, and of BCS and accuracy."""
     return " ".join(
-        f"Weighed against {w}, no other steering method beats {listed(fronts[w])}; with prompting among them, no other beats "
-        f"{listed(rivals[w])}."
-        for w in fronts
+        _front_sentence(means, cost, word) for cost, word in ((PERPLEXITY, "perplexity"), (ACCURACY, "accuracy"))
+    )
+
+
+def _front_sentence(means: pd.DataFrame, cost: str, word: str) -> str:
+    first = [LABELS[m] for m in pareto_front(steering(means), cost).method]
+    counted_in = [LABELS[m] for m in pareto_front(means, cost).method]
+    return (
+        f"On the Pareto front of BCS and {word} {'lies' if len(first) == 1 else 'lie'} {listed(first)}, of the methods that "
+        f"steer; with prompting counted in, {listed(counted_in)}."
     )
 
 
@@ -90,8 +94,8 @@ def price_sentence(price: dict[str, dict]) -> str:
     """What FGAA pays at its chosen scales."""
     of = price["fgaa"]
     return (
-        f"At its chosen scales FGAA multiplies perplexity by {with_interval(of[PERPLEXITY], '.3g')} (median over behaviours "
-        f"{of[PERPLEXITY]['median']:.3g}) and changes accuracy by {with_interval(of[ACCURACY], '+.3f')}. "
+        f"At its chosen scales FGAA multiplies perplexity by {with_interval(of[PERPLEXITY], '.3g')} (median over "
+        f"behaviours {of[PERPLEXITY]['median']:.3g}) and changes accuracy by {with_interval(of[ACCURACY], '+.3f')}. "
         f"Its average BCS there is {of['bcs']:.2f}."
     )
 

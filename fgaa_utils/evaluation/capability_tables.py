@@ -12,6 +12,7 @@ import yaml
 from numpy.typing import NDArray
 from scipy.stats import gmean
 
+from fgaa_utils.evaluation.claims import Claim
 from fgaa_utils.evaluation.costs import Costs
 from fgaa_utils.figures import with_interval
 from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, UNSTEERED, method_order
@@ -165,4 +166,23 @@ def _price_row(of: dict) -> dict[str, str]:
         "perplexity ratio": with_interval(of[PERPLEXITY], ".3g") if whole else f"{of[PERPLEXITY]['value']:.3g}",
         "its median": f"{of[PERPLEXITY]['median']:.3g}",
         "accuracy change": with_interval(of[ACCURACY], "+.3f") if whole else f"{of[ACCURACY]['value']:+.3f}",
+    }
+
+
+def capability_metrics(costs: Costs, price: dict[str, dict], loss: Losses, claims: list[Claim]) -> dict:
+    """What reports/metrics/capability.json holds."""
+    return {
+        "at_chosen_scale": price,
+        "claims": {c.claim: c.verdict for c in claims},
+        "claims_shown_in": {c.claim: c.shown_in for c in claims},
+        "largest_scale_within_a_tenth": {m: cheap_scale(of) for m, of in loss.items()},
+        "by_scale": by_scale(costs),
+        "unsteered": {
+            "nats": round(costs.nats, 4),
+            "accuracy": {task: round(float(value), 4) for task, value in unsteered_accuracy(costs).items()},
+        },
+        "chance": {task: round(value, 4) for task, value in costs.chance.items()},
+        "questions": len(costs.tasks),
+        "texts": costs.ratio.shape[1],
+        "model": costs.model,
     }

@@ -160,7 +160,7 @@ def _scores(entries: dict[str, dict]) -> np.ndarray:
 
 
 def claims_table(settings: list[Setting]) -> pd.DataFrame:
-    """One row a claim: the page and section that decide it, and its verdict in each setting; empty where it was not asked."""
+    """One row a claim: the page and section that decide it, and its verdict in each setting, empty where it is not asked."""
     decided = {
         claim: f"{PAGES[stage]}, {section}"
         for setting in reversed(settings)  # the main run's pages are those that are shown

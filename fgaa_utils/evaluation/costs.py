@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from fgaa_utils.data.questions import Question, chance_level
-from fgaa_utils.names import CONTROLS, METHODS, PROMPTING, SHARED, UNSTEERED, VectorName, method_order
+from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, SHARED, UNSTEERED, VectorName, method_order
 from fgaa_utils.shards import load_tensors, save_frame, save_tensors
 
 COLUMNS = ["behaviour", "method", "variant", "scale", "coeff", "chosen"]
@@ -139,3 +140,27 @@ def read_costs(cells: Path, measured: Path) -> Costs:
         scales=json.loads(about["scales"]),
         model=about["model"],
     )
+
+
+def agreement(costs: Costs) -> float:
+    """Spearman correlation of the cells' perplexity ratio and accuracy, unsteered text aside."""
+    measured = costs.cells[costs.cells.method != UNSTEERED]
+    return float(spearmanr(measured.ratio_median, measured.accuracy).statistic)
+
+
+def answer_sentences(costs: Costs) -> list[str]:
+    """What the unsteered model does, and whether both measures tell the same of a cell."""
+    guessing = np.mean(list(costs.chance.values()))
+    return [
+        f"Unsteered, {costs.model.split(':')[0]} needs {costs.nats:.3f} nats a token on {costs.ratio.shape[1]} texts, "
+        f"and answers {100 * costs.right[0].mean():.0f} % of {len(costs.tasks)} questions rightly; guessing would answer {100 * guessing:.0f} %.",
+        f"Over the other {len(costs.cells) - 1} cells, the perplexity ratio and the accuracy correlate at "
+        f"{agreement(costs):+.2f} (Spearman).",
+    ]
+
+
+def count_table(costs: Costs) -> pd.DataFrame:
+    """How many cells each method has: at the scales of the grid, and at the chosen ones."""
+    counts = pd.crosstab(costs.cells.method, costs.cells.chosen).reindex(columns=[False, True], fill_value=0)
+    counts = counts.loc[method_order(list(counts.index))].rename(index=LABELS)
+    return counts.set_axis(["at the scales of the grid", "at the chosen scales"], axis=1).rename_axis("method")
