@@ -92,6 +92,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def check_identity(path: Path, metadata: dict, identity: dict, *, fix: str) -> None:
+    """Raises: ValueError, saying `fix`, if the metadata of a file at `path` differ from `identity` in any of its entries."""
+    for key, value in identity.items():
+        if metadata.get(key) != str(value):
+            raise ValueError(
+                f"{path.name} was made with {key}={metadata.get(key)!r}, this run has {str(value)!r}; {fix}"
+            )
+
+
 def save_frame(path: Path, frame: pd.DataFrame) -> None:
     """Write a Parquet file without the index, atomically."""
     partial = path.with_suffix(".partial")
