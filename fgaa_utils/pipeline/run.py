@@ -8,6 +8,7 @@ params.yaml is the one source: a notebook's parameter cell names the keys it tak
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import resource
@@ -48,6 +49,14 @@ def accepted_parameters(path: Path) -> list[str]:
         if isinstance(node, ast.Assign)
         for target in node.targets
     ]
+
+
+def source_digest(path: Path) -> str:
+    """16 hex digits of the types and sources of a notebook's cells. The executed copy has those of the notebook that
+    ran, whatever its outputs and the parameters put into it."""
+    cells = nbformat.read(path, as_version=4).cells
+    kept = [(c.cell_type, c.source) for c in cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
 
 
 def check_all_parameters() -> None:
