@@ -137,13 +137,6 @@ def rank_correlations(scores: dict[str, pd.DataFrame], reference: str) -> pd.Dat
     return pd.DataFrame(rows).T
 
 
-def last_lot(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
-    """The rows of the lot that was labelled last, of these behaviours, behaviour by behaviour; they test the judge."""
-    last = labels[labels.drawn == labels.drawn[labels.drawn != FIRST].iloc[-1]]
-    parts = [part for key, part in last.groupby("behaviour") if key in behaviours]
-    return pd.concat(parts) if parts else last.head(0)
-
-
 def of_writer(model: str) -> bool:
     """Whether the labelled texts are those of the model with this identity."""
     return model.startswith(f"{WRITER}:")

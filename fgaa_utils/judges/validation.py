@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.metrics import brier_score_loss
 
 from fgaa_utils.judges.calibration import auc
-from fgaa_utils.judges.choose import judge_rows, rank_correlations
+from fgaa_utils.judges.choose import judge_rows
 from fgaa_utils.judges.criteria import COHERENCE
 from fgaa_utils.judges.labels import (
     CLEAR,
@@ -22,6 +22,7 @@ from fgaa_utils.judges.labels import (
     last_by_behaviour,
     last_lot,
     method_scores,
+    rank_correlations,
     spearman,
 )
 from fgaa_utils.judges.local import Judge

@@ -72,14 +72,6 @@ def source_digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
 
 
-def source_digest(path: Path) -> str:
-    """16 hex digits of the types and sources of a notebook's cells. The executed copy has those of the notebook that
-    ran, whatever its outputs and the parameters put into it."""
-    cells = nbformat.read(path, as_version=4).cells
-    kept = [(c.cell_type, c.source) for c in cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
-
-
 def check_all_parameters() -> None:
     """Hold params.yaml against its types and ranges and every notebook, so that a wrong key fails in the first stage,
     not in its own.
