@@ -31,17 +31,18 @@ def ranking(marks: pd.DataFrame, dots: pd.DataFrame) -> sns.FacetGrid:
         order=marks.row.tolist(),
         height=height,
         aspect=7 / height,
-        color="0.72",
+        color="0.6",
         size=3,
         jitter=False,
+        zorder=4,
     )
     grid.ax.set_axisbelow(True)
     grid.ax.grid(axis="y", color="0.93")
     colour = COLOURS["fgaa"]
+    grid.ax.hlines(range(len(marks)), marks.lo, marks.hi, color=colour, lw=1.5, zorder=2)
     for clear, part in marks.reset_index().groupby("clear"):
-        ends = [part.value - part.lo, part.hi - part.value]
         face = colour if clear else "white"
-        grid.ax.errorbar(part.value, part["index"], xerr=ends, fmt="o", ms=4.5, color=colour, mfc=face, zorder=3)
+        grid.ax.plot(part.value, part["index"], "o", ms=4.5, color=colour, mfc=face, zorder=5)
     grid.refline(x=0).set_axis_labels(LESS_DEFAULT, "")
     grid.ax.margins(y=0.6 / len(marks))
     return grid
