@@ -9,64 +9,94 @@ import nbformat
 import pytest
 import yaml
 
-from fgaa_utils.pipeline import run
-from fgaa_utils.project import ROOT, STAGES, load_params, stage_params
+from fgaa_utils.params import load_params, stage_params
+from fgaa_utils.pipeline import run, wiring
+from fgaa_utils.pipeline.wiring import outputs, related
+from fgaa_utils.project import ROOT, STAGES
 
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NOTEBOOK_STAGES = [stage for stage, notebook in STAGES.items() if notebook]
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+PIPELINE = DVC["stages"]
+FROZEN = {"sae", "effects", "ablation_samples", "ablations"}
 PARAMS = load_params()
+NOTEBOOK_STAGES = run.notebook_stages()
 
 
-def imported_modules(source: str) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fgaa_utils"):
-            if node.module == "fgaa_utils":
-                names |= {alias.name for alias in node.names}
-            else:
-                names.add(node.module.split(".")[1])
-    return names
-
-
-def import_closure(stage: str) -> set[str]:
-    """Package files a stage's code reaches by imports."""
-    if STAGES[stage]:
-        cells = nbformat.read(run.notebook_path(stage), as_version=4).cells
-        todo = imported_modules("\n".join(c.source for c in cells if c.cell_type == "code"))
-    else:
-        todo = {stage}
-    seen = set()
-    while todo:
-        name = todo.pop()
-        seen.add(name)
-        todo |= imported_modules((ROOT / "fgaa_utils" / f"{name}.py").read_text()) - seen
-    return {f"fgaa_utils/{name}.py" for name in seen}
+def stale_after(path: str) -> set[str]:
+    """The stages that are to run again when `path` changes, if every output of theirs changes too."""
+    changed, stale = {path}, set()
+    for stage, entries in PIPELINE.items():  # in order: a stage reads nothing of later ones
+        if any(related(dep, entry) for dep in entries["deps"] for entry in changed):
+            stale.add(stage)
+            changed |= set(outputs(entries))
+    return stale
 
 
 def test_stages_are_those_of_the_package_in_order():
     assert list(PIPELINE) == list(STAGES)
+    assert {name for name, stage in PIPELINE.items() if stage.get("frozen")} == FROZEN
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_lists_the_code_it_runs(stage):
-    deps = set(PIPELINE[stage]["deps"])
-    assert import_closure(stage) <= deps
-    if STAGES[stage]:
-        assert f"notebooks/{STAGES[stage]}.ipynb" in deps
-    if stage != "render":
-        assert "requirements.lock" in deps
+def test_a_stage_depends_on_earlier_stages_and_files_in_git_alone(stage):
+    made_later = {out for name in list(STAGES)[list(STAGES).index(stage) :] for out in outputs(PIPELINE[name])}
+    assert not [dep for dep in PIPELINE[stage]["deps"] if dep in made_later]
+
+
+@pytest.mark.parametrize("stage", wiring.wired_stages())
+def test_a_stage_lists_exactly_what_it_reads(stage):
+    """Else run `python -m fgaa_utils.pipeline.wiring --sync`."""
+    wired = wiring.wired(stage, PIPELINE, PARAMS)
+    assert {kind: PIPELINE[stage].get(kind, []) for kind in wired} == wired
 
 
 @pytest.mark.parametrize("stage", NOTEBOOK_STAGES)
-def test_a_stage_lists_exactly_the_parameters_its_notebook_takes(stage):
-    accepted = run.accepted_parameters(run.notebook_path(stage))
-    section = set(PARAMS.get(stage, {}))
-    whole = {key for key in accepted if key not in section and key in PARAMS}
-    from_base = {f"base.{key}" for key in accepted if key not in section | whole}
-    own = {stage} if PARAMS.get(stage) else set()
-    assert set(PIPELINE[stage]["params"]) == from_base | whole | own
-    assert section <= set(accepted)
-    stage_params(stage, accepted)
+def test_a_notebook_names_exactly_the_inputs_that_it_reads(stage):
+    assert wiring.input_differences(stage, PIPELINE) == []
+
+
+def test_a_word_in_the_evaluation_runs_nothing_that_makes_texts():
+    assert stale_after("notebooks/04_evaluation.ipynb") == {"evaluation", "compare", "render"}
+
+
+def test_a_change_of_fetch_or_of_the_runner_makes_no_result_stale_by_itself():
+    readers = {path: {stage for stage in STAGES if path in PIPELINE[stage]["deps"]} for path in _package_files()}
+    assert readers["fgaa_utils/data/fetch.py"] == {"fetch"}
+    assert readers["fgaa_utils/params.py"] == {"model", "render"}
+    assert {
+        path for path, stages in readers.items() if path.startswith("fgaa_utils/pipeline/") and stages - {"render"}
+    } == set()
+
+
+def _package_files() -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in (ROOT / "fgaa_utils").rglob("*.py")]
+
+
+@pytest.mark.parametrize("stage", NOTEBOOK_STAGES)
+def test_figures_are_declared_where_a_notebook_draws_some(stage):
+    drawn = re.search(r"^\s*(show|save_figure)\(", wiring.code_cells(stage), re.M) is not None
+    assert drawn == (f"reports/figures/{stage}" in outputs(PIPELINE[stage]))
+
+
+@pytest.mark.parametrize("stage", [stage for stage, notebook in STAGES.items() if notebook])
+def test_a_stage_leaves_its_notebook_and_one_metrics_file(stage):
+    assert PIPELINE[stage]["metrics"] == [{f"reports/metrics/{stage}.json": {"cache": False}}]
+    assert f"reports/{STAGES[stage]}.ipynb" in outputs(PIPELINE[stage])
+
+
+def test_what_frozen_stages_leave_is_in_git_and_what_others_leave_is_ignored():
+    for name, stage in PIPELINE.items():
+        for out in stage["outs"]:
+            path, cached = (
+                (out, True) if isinstance(out, str) else next((p, o.get("cache", True)) for p, o in out.items())
+            )
+            ignored = subprocess.run(["git", "check-ignore", "--quiet", "--no-index", path], cwd=ROOT).returncode == 0
+            assert (ignored, cached) == ((False, False) if name in FROZEN or not cached else (True, True)), path
+
+
+def test_every_plot_is_an_output_in_git():
+    assert [next(iter(plot)) for plot in DVC["plots"]] == [
+        out for stage in ("evaluation", "capability", "effects") for out in outputs(PIPELINE[stage]) if "/plots/" in out
+    ]
 
 
 @pytest.mark.parametrize("stage", NOTEBOOK_STAGES)
@@ -82,12 +112,8 @@ def test_every_parameter_is_used_in_its_notebook(stage):
 @pytest.mark.parametrize("stage", NOTEBOOK_STAGES)
 def test_source_notebooks_hold_the_values_of_params_yaml_and_no_output(stage):
     notebook = nbformat.read(run.notebook_path(stage), as_version=4)
-    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    values = {}
-    exec(cell.source, values)  # literals only: checked below
-    assert all(isinstance(node, ast.Assign) for node in ast.parse(cell.source).body)
-    names = run.accepted_parameters(run.notebook_path(stage))
-    assert {name: values[name] for name in names} == stage_params(stage, names)
+    values = run.cell_values(run.parameters_cell(notebook, stage).source)
+    assert values == stage_params(stage, list(values), PARAMS)
     assert not any(c.get("outputs") or c.get("execution_count") for c in notebook.cells if c.cell_type == "code")
 
 
@@ -98,15 +124,8 @@ def test_every_number_of_params_yaml_has_a_comment_or_a_telling_neighbour():
 
 
 def test_no_prompt_of_the_evaluation_shaped_the_effect_map():
-    scored = {p for side in ("validation", "test") for p in PARAMS["evaluation"][f"{side}_prompts"]}
+    scored = {p for side in ("validation", "test") for p in PARAMS["design"][f"{side}_prompts"]}
     assert not scored & set(PARAMS["effects"]["openers"])
-
-
-def test_a_misspelt_key_is_refused_with_the_right_one():
-    params = {section: dict(values) for section, values in PARAMS.items()}
-    params["features"]["thta"] = params["features"].pop("theta")
-    with pytest.raises(ValueError, match="'thta'; did you mean 'theta'"):
-        stage_params("features", run.accepted_parameters(run.notebook_path("features")), params)
 
 
 def test_an_unknown_stage_is_refused():
@@ -116,11 +135,6 @@ def test_an_unknown_stage_is_refused():
         [sys.executable, "-m", "fgaa_utils.pipeline.run", "feature"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode != 0 and "did you mean 'features'" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_metrics_are_one_file_a_stage_in_git():
-    for stage in NOTEBOOK_STAGES:
-        assert PIPELINE[stage]["metrics"] == [{f"reports/metrics/{stage}.json": {"cache": False}}]
 
 
 def test_environment_yml_installs_the_lock_on_the_python_of_pyproject():

@@ -96,7 +96,9 @@ def test_a_missing_variable_or_device_stops_a_setting_before_anything_runs(tmp_p
     with pytest.raises(ValueError, match="OPENAI_BASE_URL is not set"):
         prepare(tmp_path / "work", ["gemma-2-2b"])
     (tmp_path / "judge.yaml").write_text("judge: {judge: opanai, coherence_texts: 0}")
-    with pytest.raises(ValueError, match=r"judge.judge is 'opanai'; it must be one of local, openai, hf\n.*texts is 0;"):
+    with pytest.raises(
+        ValueError, match=r"judge.judge is 'opanai'; it must be one of local, openai, hf\n.*texts is 0;"
+    ):
         prepare(tmp_path / "work", [str(tmp_path / "judge.yaml")])
     (tmp_path / "there.yaml").write_text("base: {device: 'cuda:7'}")
     with pytest.raises(ValueError, match=r"base\.device is 'cuda:7'"):

@@ -246,16 +246,17 @@ def sync(path: Path) -> None:
     document = yaml.load(path.read_text(encoding="utf-8"))
     params = load_params()
     for stage in wired_stages():
-        for kind, entries in reversed(wired(stage, document["stages"], params).items()):
+        for kind, entries in wired(stage, document["stages"], params).items():
             _put(document["stages"][stage], kind, entries)
     yaml.dump(document, path)
 
 
 def _put(stage: CommentedMap, kind: str, entries: list[str]) -> None:
-    """Set stage[kind], behind `cmd` if it is new; no key without entries. Comments behind the old ones go with them."""
+    """Set stage[kind], behind cmd and deps if it is new; no key without entries. Comments in the old list go with it."""
     if list(stage.get(kind, [])) == entries:
         return
-    place = list(stage).index(kind) if kind in stage else list(stage).index("cmd") + 1
+    keys = list(stage)
+    place = keys.index(kind) if kind in keys else keys.index("deps" if "deps" in keys else "cmd") + 1
     stage.pop(kind, None)
     if entries:
         stage.insert(place, kind, entries)
