@@ -67,11 +67,11 @@ def price_sentence(capability: dict) -> str:
     place = {order[0]: "costs least", order[-1]: "costs most"}.get(OURS, "is neither the cheapest nor the dearest")
     others = [m for m in method_order(list(price)) if m not in (OURS, *CONTROLS)]
     times = listed(f"{LABELS[m]} {price[m]['perplexity_ratio']['value']:.1f}" for m in others)
-    accuracy = listed(f"{LABELS[m]} {price[m]['accuracy_change']['value']:+.2f}" for m in others)
+    accuracy = listed(f"{LABELS[m]} {price[m]['accuracy_change']['value']:+z.2f}" for m in others)
     return (
         f"**Of the steering methods FGAA {place}.** At its chosen scales the perplexity of held-out text is "
         f"{with_interval(ratios[OURS], '.1f')} times the unsteered one ({times}), and accuracy on multiple choice changes "
-        f"by {with_interval(price[OURS]['accuracy_change'], '+.2f')} ({accuracy})."
+        f"by {with_interval(price[OURS]['accuracy_change'], '+z.2f')} ({accuracy})."
     )
 
 
@@ -106,8 +106,8 @@ def favour(bias: dict[str, dict]) -> str:
     kindest = max(bias, key=lambda m: bias[m]["value"])
     rest = [entry["value"] for method, entry in bias.items() if method != kindest]
     return (
-        f"the judge is kindest to {LABELS[kindest]}: its score of behaviour less the label is {bias[kindest]['value']:+.2f} "
-        f"there, {min(rest):+.2f} to {max(rest):+.2f} elsewhere"
+        f"the judge is kindest to {LABELS[kindest]}: its score of behaviour less the label is {bias[kindest]['value']:+z.2f} "
+        f"there, {min(rest):+z.2f} to {max(rest):+z.2f} elsewhere"
     )
 
 
@@ -124,7 +124,7 @@ def compared(entry: dict, other: str) -> str:
     """`0.03 [-0.06, 0.12] more than SAE, p = 0.84, undecided` of a difference to the other."""
     less = entry["value"] < 0
     p = "p < 0.001" if entry["p"] < 0.001 else f"p = {entry['p']:.{3 if entry['p'] < 0.1 else 2}f}"
-    amount = f"{with_interval(flipped(entry) if less else entry)} {'less' if less else 'more'} than {other}"
+    amount = f"{with_interval(flipped(entry) if less else entry, 'z.2f')} {'less' if less else 'more'} than {other}"
     return f"{amount}, {p}{'' if decided(entry) else ', undecided'}"
 
 
@@ -162,7 +162,7 @@ def summary_table(evaluation: dict, judge: dict | None, capability: dict) -> pd.
                 "BCS by the judge": shown(evaluation["bcs"][method]["average"]),
                 "BCS by the labels": shown(labels.get(method)),
                 "perplexity, times": shown(cost.get("perplexity_ratio"), ".1f"),
-                "accuracy, change": shown(cost.get("accuracy_change"), "+.2f"),
+                "accuracy, change": shown(cost.get("accuracy_change"), "+z.2f"),
             }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
     return table if labels else table.drop(columns="BCS by the labels")

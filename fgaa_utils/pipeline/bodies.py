@@ -51,7 +51,7 @@ def clean_outputs(cell: NotebookNode) -> list[NotebookNode]:
         if output.get("name") == "stderr":
             continue
         if joined and output.output_type == joined[-1].output_type == "stream":
-            joined[-1].text += output.text
+            joined[-1] = NotebookNode(joined[-1] | {"text": joined[-1].text + output.text})
         else:
             joined.append(output)
     return [output for output in joined if _is_result(output)]

@@ -34,10 +34,11 @@ a { color: var(--link); }
 h1 { margin: 1.2rem 0 .6rem; }
 h2 { margin: 0 0 1rem; font-size: 1.6rem; line-height: 1.25; }
 h3 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
-section { padding-top: 1.4rem; }
-section + section { margin-top: 3rem; border-top: 3px solid var(--line); }
+section + section { margin-top: 3rem; padding-top: 1.4rem; border-top: 3px solid var(--line); }
 nav { position: sticky; top: 0; z-index: 1; display: flex; gap: 1.1rem; padding: .55rem 1rem; overflow-x: auto;
       white-space: nowrap; background: var(--panel); border-bottom: 1px solid var(--line); }
+ol { padding-left: 1.4rem; }
+ol > li { margin-bottom: .6rem; }
 .skip { position: absolute; left: -99rem; }
 .skip:focus { left: 1rem; top: .5rem; z-index: 2; padding: .3rem .8rem; background: var(--back); }
 .box { max-width: 100%; margin: 1rem 0; overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
@@ -87,8 +88,9 @@ def write_index(pages: list[Page]) -> Path:
 
 def site_navigation(pages: list[Page]) -> str:
     """The bar of links to the pages, which stays in sight."""
-    links = [f'<a href="#{page.name}">{page.name}</a>' for page in pages]
-    return f'<nav aria-label="Pages"><a href="#verdict">verdict</a>{"".join(links)}</nav>'
+    places = ["verdict", "contents", *(page.name for page in pages)]
+    links = [f'<a href="#{place}">{place}</a>' for place in places]
+    return f'<nav aria-label="Pages">{"".join(links)}</nav>'
 
 
 def section(page: Page) -> str:
@@ -99,16 +101,17 @@ def section(page: Page) -> str:
 
 
 def contents(pages: list[Page]) -> str:
-    """Markdown: the other reports, then every page with its sections."""
+    """Markdown: every page with its sections, then the other reports."""
     lines = []
     for page in pages:
         lines.append(f"- [{page.title}](#{page.name}) ({page.name})")
         lines += [f"  - [{text}](#{page.name}--{slug(text)})" for text in page.sections]
-    return "\n".join([*other_reports(), "", *lines])
+    others = other_reports()
+    return "\n".join([*lines, *(["", "Beside this file:", "", *others] if others else [])])
 
 
 def other_reports() -> list[str]:
-    """Markdown lines that link the samples browser and the reports of settings, as far as they are there."""
+    """Markdown lines that link the browsers of texts and latents and the reports of settings, as far as they are there."""
     browsers = [("samples", "Every steered text with its scores"), ("latents", "Latents and where they are active")]
     lines = [f"- [{text}]({name}.html)" for name, text in browsers if (REPORTS / f"{name}.html").exists()]
     for report in sorted(REPORTS.glob("settings/*/index.html")):
