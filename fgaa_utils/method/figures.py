@@ -33,7 +33,7 @@ def sorted_differences(found: Differences, names: dict[str, str]) -> sns.FacetGr
     panels = {"col": "behaviour", "col_wrap": min(3, len(names)), "facet_kws": {"sharey": False}}
     lines = {"x": "rank", "y": "value", "hue": "v_diff", "kind": "line", "height": 1.7, "aspect": 1.3}
     grid = sns.relplot(pd.concat(curves, ignore_index=True), **lines, **panels)
-    return grid.set_axis_labels("rank by size", "|v_diff|").set_titles("{col_name}")
+    return grid.set_axis_labels("rank by size", "|v_diff| (activation)").set_titles("{col_name}")
 
 
 def fates_of_tallest(v_diff: Tensor, fates: NDArray, behaviour: str) -> sns.FacetGrid:
