@@ -1,4 +1,5 @@
-"""Figures of latents and vectors: each takes a frame or tensors and returns the seaborn grid (paper, figures 1 and A.3)."""
+"""Figures of latents and vectors: each takes a frame or tensors and returns the seaborn grid (paper, figures 1 and
+A.3)."""
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,8 @@ def fates_of_tallest(v_diff: Tensor, fates: NDArray, behaviour: str) -> sns.Face
 
 
 def aucs(table: pd.DataFrame) -> sns.FacetGrid:
-    """AUC of the highest latent and of the five highest for each behaviour (auc_table by name), with a line at chance."""
+    """AUC of the highest latent and of the five highest for each behaviour (auc_table by name), with a line at
+    chance."""
     long = table[[HIGHEST, FIVE]].rename_axis("behaviour").reset_index()
     long = long.melt("behaviour", var_name="latents", value_name="AUC")
     order = table[FIVE].sort_values(ascending=False).index
