@@ -36,9 +36,9 @@ class Recipe:
     """Everything that shapes one vector.
 
     n1, n2: positive and negative latents of FGAA's target. rank: place of the latent of SAE and SAE-TS in the filtered
-    difference, 1 is the highest. examples: contrastive texts of each side, drawn at random, those of a smaller number among
-    those of a larger; None: all. draw: which random vector or latent (from 1), or which random order of the texts.
-    effect_vectors: how many vectors the effect map was fitted on; None: all.
+    difference, 1 is the highest. examples: contrastive texts of each side, drawn at random, those of a smaller number
+    among those of a larger; None: all. draw: which random vector or latent (from 1), or which random order of the
+    texts. effect_vectors: how many vectors the effect map was fitted on; None: all.
 
     Raises: ValueError for a method or norm that does not exist, or for entries that do not go together.
     """
@@ -86,9 +86,9 @@ class Recipe:
 class Ingredients:
     """What recipes are made from.
 
-    latents[include_bos][behaviour] are the mean latents of the texts of X+ and of X-, each (texts, d_sae); resid likewise
-    the token means of the residual stream, (texts, d_model); density and bos_latents (bool) are (d_sae,), W_dec
-    (d_sae, d_model). effect_map(fit, effect_vectors) gives the map of a recipe; None where no recipe needs one.
+    latents[include_bos][behaviour] are the mean latents of the texts of X+ and of X-, each (texts, d_sae); resid
+    likewise the token means of the residual stream, (texts, d_model); density and bos_latents (bool) are (d_sae,),
+    W_dec (d_sae, d_model). effect_map(fit, effect_vectors) gives the map of a recipe; None where no recipe needs one.
     """
 
     latents: dict[bool, Sides]
@@ -120,7 +120,8 @@ def read_ingredients(
 
 
 def only(effect_map: EffectMap, fit: str) -> EffectMaps:
-    """The effect maps of a run that has but one, fitted as `fit` on all vectors; asking for another is a ValueError."""
+    """The effect maps of a run that has but one, fitted as `fit` on all vectors; asking for another is a
+    ValueError."""
 
     def find(wanted: str, effect_vectors: int | None) -> EffectMap:
         if (wanted, effect_vectors) != (fit, None):
