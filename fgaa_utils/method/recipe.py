@@ -146,7 +146,8 @@ def filtered_difference(recipe: Recipe, behaviour: str, ingredients: Ingredients
 def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor:
     """The vector of a recipe for a behaviour, (d_model,) of unit norm (Eq. 1-5). Controls take no behaviour's texts.
 
-    Raises: ValueError if the filters leave fewer positive latents than n1 or rank, which FGAA, SAE and SAE-TS need.
+    FGAA takes as many positive latents as the filters leave, n1 at most. Raises: ValueError if they leave none, or fewer
+    than the rank of SAE or SAE-TS.
     """
     if recipe.method == "caa":
         sides = ingredients.resid[recipe.include_bos][behaviour]
@@ -155,7 +156,6 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
         return _control(recipe, ingredients)
     v = filtered_difference(recipe, behaviour, ingredients)
     if recipe.method == "fgaa":
-        _check_left(v, behaviour, "n1", recipe.n1)
         wanted = target(v, recipe.n1, recipe.n2 or 0, norm=recipe.target_norm)
         return fgaa(_effect_map(recipe, ingredients), wanted, bias_weight=recipe.bias_weight)
     _check_left(v, behaviour, "rank", recipe.rank)
@@ -166,7 +166,14 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
 
 
 def steering_vectors(recipes: dict[VectorName, Recipe], ingredients: Ingredients) -> dict[VectorName, Tensor]:
-    """The vector of every recipe, for the behaviour that its name says."""
+    """The vector of every recipe, for the behaviour that its name says.
+
+    Raises: ValueError if the filters leave fewer positive latents than n1: names would promise what targets do not hold.
+    """
+    for name, recipe in recipes.items():
+        if recipe.method == "fgaa":
+            v = filtered_difference(recipe, name.behaviour, ingredients)
+            _check_left(v, name.behaviour, "n1", recipe.n1)
     return {name: steering_vector(recipe, name.behaviour, ingredients) for name, recipe in recipes.items()}
 
 
