@@ -41,7 +41,7 @@ def show(grid: sns.axisgrid.Grid, stage: str, name: str, *, caption: str) -> Non
     if not caption.strip():
         raise ValueError(f"the figure {name!r} of {stage} has no caption; say what it shows")
     save_figure(grid, REPORTS / "figures" / stage, name)
-    display(grid.figure, metadata={CAPTION: caption})
+    display(grid.figure, metadata={CAPTION: caption, "figure": name})
     sns.mpl.pyplot.close(grid.figure)
     say(f"*{caption}*")
 

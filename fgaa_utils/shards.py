@@ -1,21 +1,35 @@
 """Results in shards: written whole or not at all, tied to what shaped them, checked when read.
 
 A store is a folder named by the hash of its identity, so a changed parameter, model or prompt opens another
-folder and can never mix with old shards, and a killed run goes on with the first shard that is missing.
+folder and can never mix with old shards, and a killed run goes on with the first shard that is missing. The
+processor is part of it: another one rounds otherwise.
 """
 
 import hashlib
 import json
 import os
+import platform
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+CPUINFO = Path("/proc/cpuinfo")  # Linux's; other systems name the processor themselves
+
+
+class Model(Protocol):
+    """What a LanguageModel tells of itself for an identity."""
+
+    identity: str
+    device: torch.device
+    place: dict[str, str]
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -32,6 +46,58 @@ def digest(value: object) -> str:
     else:
         data = json.dumps(value, sort_keys=True).encode()
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """16 hex digits that identify the weights of a module, in whatever order it holds them."""
+    weights = module.state_dict()
+    return digest("".join(digest(weights[name]) for name in sorted(weights)))
+
+
+@cache
+def processor(device: str = "cpu") -> dict[str, str | bool]:
+    """The kind of processor that computes on `device`: what decides how sums round, beside torch.
+
+    `name` of a GPU; of a CPU `vendor`, `name`, the vector extensions that torch uses and whether it has bfloat16.
+    """
+    if torch.device(device).type == "cuda":
+        return {"name": torch.cuda.get_device_name(device)}
+    vendor, name = _cpu_name()
+    bf16 = torch.cpu._is_avx512_bf16_supported()
+    return {"vendor": vendor, "name": name, "vectors": torch.backends.cpu.get_cpu_capability(), "bf16": bf16}
+
+
+def _cpu_name() -> tuple[str, str]:
+    """(vendor, model name) of the CPU; empty texts for what the system does not say."""
+    if not CPUINFO.exists():
+        return "", platform.processor()
+    pairs = (line.partition(":") for line in CPUINFO.read_text().splitlines())
+    told = {key.strip(): value.strip() for key, _, value in pairs}
+    return told.get("vendor_id", told.get("CPU implementer", "")), told.get("model name", told.get("CPU part", ""))
+
+
+def record_processor(dtype: torch.dtype = torch.float32, device: str = "cpu") -> str:
+    """One line for reports: `AMD EPYC 7763, AVX2, float32 products; torch 2.13.0`."""
+    kind = processor(device)
+    told = [kind["name"], kind.get("vectors", ""), f"{str(dtype).removeprefix('torch.')} products"]
+    return f"{', '.join(part for part in told if part)}; torch {torch.__version__}"
+
+
+def identity(lm: Model | None = None, sae: torch.nn.Module | None = None, **parts: object) -> dict:
+    """The identity of a computation for the name of its shards: torch, the processor and, where given, the model with
+    its device and the SAE, beside `parts`, which JSON must hold.
+
+    Raises: ValueError for a part that would replace one of these.
+    """
+    place = str(lm.device) if lm else "cpu"
+    common: dict = {"torch": torch.__version__, "processor": processor(place)}
+    if lm is not None:
+        common |= {"model": lm.identity} | lm.place
+    if sae is not None:
+        common |= {"sae": weights_digest(sae)}
+    if taken := sorted({*common, "model", "device"} & set(parts)):
+        raise ValueError(f"{', '.join(taken)} cannot be a part of an identity; identity() gives it itself")
+    return common | parts
 
 
 def _checksum(tensors: dict[str, Tensor], texts: dict[str, str]) -> str:
@@ -90,6 +156,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if metadata.pop("crc32", None) != _checksum(tensors, metadata):
         raise ValueError(f"{path} is damaged (wrong checksum); delete it and run its stage again")
     return tensors, metadata
+
+
+def check_identity(path: Path, metadata: dict, identity: dict, *, fix: str) -> None:
+    """Raises: ValueError, saying `fix`, if the metadata of a file at `path` differ from `identity` in any of its entries."""
+    for key, value in identity.items():
+        if metadata.get(key) != str(value):
+            raise ValueError(
+                f"{path.name} was made with {key}={metadata.get(key)!r}, this run has {str(value)!r}; {fix}"
+            )
 
 
 def save_frame(path: Path, frame: pd.DataFrame) -> None:

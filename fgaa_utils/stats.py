@@ -122,12 +122,11 @@ def paired_difference(ours: NDArray, other: NDArray, *, limit: float = 1.0) -> t
     Student's interval: a bootstrap of nine differences is too narrow. One behaviour tells nothing of others, and
     its interval is all that the scores allow, -limit to limit: 1 for scores from 0 to 1.
     """
-    difference = ours - other
-    mean, count = float(difference.mean()), len(difference)
-    if count < 2:
+    mean = float((ours - other).mean())
+    if len(ours) < 2:
         return mean, -limit, limit
-    half = stats.t.ppf(0.975, count - 1) * difference.std(ddof=1) / count**0.5
-    return mean, mean - float(half), mean + float(half)
+    lo, hi = stats.ttest_rel(ours, other).confidence_interval()
+    return mean, float(lo), float(hi)
 
 
 def crossed_draws(values: NDArray, *, draws: int, seed: int, over_items: Callable[..., NDArray] = np.mean) -> NDArray:

@@ -1,6 +1,4 @@
-"""Ablations: recipes give the vectors they name, equal vectors share texts, scales come from validation."""
-
-import json
+"""Texts of the ablations: rows give the vectors they name, equal vectors share texts, scales come from validation."""
 
 import numpy as np
 import pandas as pd
@@ -10,25 +8,26 @@ import torch
 from fgaa_utils.evaluation import ablations as module
 from fgaa_utils.evaluation import cells as ev
 from fgaa_utils.evaluation.ablations import (
-    Recipe,
-    TextPlan,
-    VectorBuilder,
+    EffectMapCache,
     best_scales,
-    decoder_map,
-    differences,
+    changeable,
     fit_on,
-    row_label,
+    main_run_vectors,
+    names_of_rows,
+    new_by_row,
+    row_vectors,
     run_cells,
-    score_row,
+    untested_cells,
 )
 from fgaa_utils.method.approximator import EffectMap
+from fgaa_utils.method.recipe import Ingredients, Recipe, steering_vector
+from fgaa_utils.method.vectors import save_vectors, twins
 from fgaa_utils.model.generate import SamplingParams
-from fgaa_utils.params import load_params
-from fgaa_utils.project import METRICS
+from fgaa_utils.names import VectorName
 from fgaa_utils.shards import save_tensors
-from fgaa_utils.stats import bcs
 
 DEFAULT = Recipe(
+    method="fgaa",
     include_bos=True,
     theta=0.5,
     density_filter=True,
@@ -42,138 +41,71 @@ D_SAE, D_MODEL = 6, 4
 
 
 @pytest.fixture
-def builder():
+def ingredients() -> Ingredients:
+    """Latents 2 and 3 tell the sides apart; latent 0 is dense."""
     generator = torch.Generator().manual_seed(0)
-    # latent 0 is dense, latent 1 fires on BOS, latents 2 and 3 tell the sides apart, the rest are negative
-    positive = torch.tensor([[9.0, 8.0, 3.0, 1.0, 0.0, 0.0], [9.0, 8.0, 1.0, 2.0, 0.0, 0.0]])
+    positive = torch.tensor([[9.0, 0.0, 3.0, 1.0, 0.0, 0.0], [9.0, 0.0, 1.0, 2.0, 0.0, 0.0]])
     negative = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0, 2.0]])
-    maps = {
-        key: EffectMap(
-            torch.randn(D_MODEL, D_SAE, generator=generator),
-            torch.randn(D_SAE, generator=generator),
-            {"name": str(key)},
-        )
-        for key in [("adam", None), ("ridge", None), ("adam", 4)]
-    }
-    maps["decoder", None] = decoder_map(torch.eye(D_SAE)[:, :D_MODEL] + 0.1)
-    return VectorBuilder(
-        latents={True: {"love": (positive, negative)}, False: {"love": (positive + 1, negative)}},
+    effect_map = EffectMap(
+        torch.randn(D_MODEL, D_SAE, generator=generator), torch.randn(D_SAE, generator=generator), {}
+    )
+    sides = {key: (positive, negative) for key in ("love", "anger")}
+    return Ingredients(
+        latents={True: sides, False: sides},
+        resid={},
         density=torch.tensor([0.9, 0.1, 0.1, 0.1, 0.1, 0.1]),
-        bos_latents=torch.tensor([False, True, False, False, False, False]),
-        effect_map=lambda fit, count: maps[fit, count],
-        n1={"love": 1},
+        bos_latents=torch.zeros(D_SAE, dtype=torch.bool),
+        W_dec=torch.eye(D_SAE)[:, :D_MODEL] + 0.1,
+        effect_map=lambda fit, count: effect_map,
+        seed=0,
     )
 
 
-def expected(builder, weights: dict[int, float], fit=("adam", None), bias_weight=1.0):
-    """Eq. 5 for a target given by hand."""
-    v = torch.zeros(D_SAE)
-    for latent, weight in weights.items():
-        v[latent] = weight
-    effect_map = builder.effect_map(*fit)
-    M, b = effect_map.M, effect_map.b
-    direction = M @ v / (M @ v).norm()
-    if bias_weight:
-        direction = direction - bias_weight * (M @ b) / (M @ b).norm()
-    return direction / direction.norm()
+def test_rows_take_the_defaults_n1_unless_they_set_it(ingredients):
+    made = row_vectors(DEFAULT, {"n1 1": {"n1": 1}, "l2": {"target_norm": "l2"}}, {"love": 2, "anger": 1}, ingredients)
+    assert list(made)[:3] == [
+        ("love", "ablation", "default"),
+        ("anger", "ablation", "default"),
+        ("love", "ablation", "n1 1"),
+    ]
+    for name, n1 in ((("love", "default"), 2), (("anger", "default"), 1), (("love", "n1 1"), 1), (("love", "l2"), 2)):
+        wanted = steering_vector(DEFAULT.changed({"n1": n1}), "love", ingredients)
+        torch.testing.assert_close(made[name[0], "ablation", name[1]], wanted)
 
 
-@pytest.mark.parametrize(
-    ("changes", "weights", "options"),
-    [
-        ({}, {2: 1}, {}),
-        ({"n1": 2}, {2: 2, 3: 1.5}, {}),
-        ({"n1": 2, "n2": 1}, {2: 2, 3: 1.5, 5: -2}, {}),
-        ({"density_filter": False}, {0: 1}, {}),
-        ({"theta": 0.95}, {0: 1}, {}),
-        ({"bos_filter": False}, {1: 1}, {}),
-        ({"include_bos": False, "n1": 4}, {2: 3, 3: 2.5, 4: 0, 5: 0}, {}),
-        ({"examples": 2, "n1": 2}, {2: 2, 3: 1.5}, {}),
-        ({"bias_weight": 0.5}, {2: 1}, {"bias_weight": 0.5}),
-        ({"target_norm": "l2", "n1": 2}, {2: 2, 3: 1.5}, {}),
-        ({"target_norm": "none", "n1": 2}, {2: 2, 3: 1.5}, {}),
-        ({"fit": "ridge"}, {2: 1}, {"fit": ("ridge", None)}),
-        ({"effect_vectors": 4}, {2: 1}, {"fit": ("adam", 4)}),
-        ({"fit": "decoder", "bias_weight": 0.0}, {2: 1}, {"fit": ("decoder", None), "bias_weight": 0}),
-    ],
-)
-def test_a_row_changes_what_it_names(builder, changes, weights, options):
-    vector = builder.vector("love", DEFAULT.changed(changes))
-    torch.testing.assert_close(vector, expected(builder, weights, **options))
-
-
-def test_no_approximator_steers_along_the_decoder_row(builder):
-    vector = builder.vector("love", DEFAULT.changed({"fit": "decoder", "bias_weight": 0.0}))
-    row = (torch.eye(D_SAE)[:, :D_MODEL] + 0.1)[2]
-    torch.testing.assert_close(vector, row / row.norm())
-
-
-def test_misspelt_rows_get_the_nearest():
+def test_a_misspelt_row_gets_the_nearest(ingredients):
     with pytest.raises(ValueError, match="'thta'; did you mean 'theta'"):
-        DEFAULT.changed({"thta": 1})
-    with pytest.raises(ValueError, match="unknown fit 'rigde'; did you mean 'ridge'"):
-        DEFAULT.changed({"fit": "rigde"})
+        row_vectors(DEFAULT, {"thta 1": {"thta": 1}}, {"love": 1}, ingredients)
 
 
-def test_labels_say_what_is_changed():
-    assert row_label({"density_filter": False, "bias_weight": 0.0}) == "density_filter off, bias_weight 0.0"
+def test_the_recipe_in_the_plan_is_what_rows_can_change():
+    assert set(vars(DEFAULT)) - set(changeable(DEFAULT)) == {"method", "rank"}
+    assert changeable(DEFAULT)["theta"] == 0.5 and changeable(DEFAULT)["n1"] is None
 
 
-def test_the_committed_table_has_the_rows_of_the_parameters():
-    """Else it is out of date: `make ablations` runs it again."""
-    grid = load_params()["ablations"]
-    heat = [{"n1": n1, "n2": n2} for n2 in grid["heat_n2"] for n1 in grid["heat_n1"]]
-    found = json.loads((METRICS / "ablations.json").read_text())["rows"]
-    assert set(found) == {"default", *map(row_label, [*heat, *grid["rows"]])}
+def test_equal_vectors_share_texts_and_the_main_runs_are_known():
+    v, w = torch.eye(2)
+    known = {("love", "fgaa", "n1=2,n2=0"): v}
+    made = {("love", "ablation", "default"): v + 1e-6, ("anger", "ablation", "default"): v}
+    made |= {(b, "ablation", row): w for row in ("one", "two") for b in ("love", "anger")}
+    names = names_of_rows(twins(known | made))
+    assert names == {
+        "default": {"love": ("love", "fgaa", "n1=2,n2=0"), "anger": ("anger", "ablation", "default")},
+        "one": {"love": ("love", "ablation", "one"), "anger": ("anger", "ablation", "one")},
+        "two": {"love": ("love", "ablation", "one"), "anger": ("anger", "ablation", "one")},
+    }
+    assert new_by_row(names)["new vectors"].to_dict() == {"default": 1, "one": 2, "two": 0}
 
 
-def test_rows_that_do_not_go_together():
-    with pytest.raises(ValueError, match=r"fit: decoder, which has no bias; add bias_weight: 0\.0"):
-        DEFAULT.changed({"fit": "decoder"})
-    with pytest.raises(ValueError, match="unknown target_norm 'l3'"):
-        DEFAULT.changed({"target_norm": "l3"})
-    with pytest.raises(ValueError, match="effect_vectors with fit 'decoder'"):
-        DEFAULT.changed({"fit": "decoder", "bias_weight": 0.0, "effect_vectors": 4})
-
-
-def test_fewer_examples_are_drawn_from_more():
-    texts = torch.arange(10.0)[:, None]
-    drawn = VectorBuilder({}, torch.empty(0), torch.empty(0), lambda fit, count: None, {}, seed=3)._drawn
-    few, more = drawn(texts, 2, 0), drawn(texts, 5, 0)
-    assert set(few.flatten().tolist()) < set(more.flatten().tolist()) and len(more) == 5
-    assert torch.equal(drawn(texts, None, 0), texts) and more.flatten().tolist() != list(range(5))
-    assert not torch.equal(drawn(texts, 2, 1), few), "another draw is another order"
-
-
-def test_equal_vectors_share_texts_and_the_evaluations_are_known():
-    generator = torch.Generator().manual_seed(0)
-    made, known = {}, {}
-    for i in range(50):
-        a, b = torch.nn.functional.normalize(torch.randn(2, 640, generator=generator), dim=1)
-        known[f"b{i}", "fgaa", 4] = a
-        made |= {("default", f"b{i}"): a, ("l2", f"b{i}"): a + 2e-7 * torch.randn(640, generator=generator)}
-        made |= {("one", f"b{i}"): b, ("two", f"b{i}"): b.clone(), ("x", f"c{i}"): b}
-    plan = TextPlan(made, known)
-    assert plan.same("l2", "default") and plan.same("one", "two") and not plan.same("one", "default")
-    assert all(plan.names["default", f"b{i}"] == (f"b{i}", "fgaa", 4) for i in range(50))
-    assert len(plan.new) == 100, "another behaviour has texts of its own"
-
-
-def test_differences_are_row_minus_default_and_equal_rows_are_no_comparison():
-    generator, names = np.random.default_rng(0), [f"b{i}" for i in range(9)]
-    v, w, u = torch.eye(3)
-    made = {(row, b): x for row, x in (("default", v), ("same", v), ("worse", w), ("noise", u)) for b in names}
-    base = generator.random(9)
-    scores = {"default": base, "same": base, "worse": base - 0.3 + generator.normal(0, 0.02, 9)}
-    scores["noise"] = base + generator.normal(0, 0.2, 9)
-    found = differences(scores, TextPlan(made, {}))
-    assert found["worse"]["value"] == pytest.approx(-0.3, abs=0.03) and found["worse"]["hi"] < 0
-    assert found["worse"]["lo"] < found["worse"]["value"] < found["worse"]["hi"] and found["worse"]["better_on"] == 0
-    assert found["same"] == {"value": 0.0, "lo": 0.0, "hi": 0.0, "p": 1.0, "better_on": 0, "same": True}
-    from scipy.stats import ttest_rel
-
-    raw = sorted(ttest_rel(base, scores[row]).pvalue for row in ("worse", "noise"))
-    assert found["worse"]["p"] == pytest.approx(2 * raw[0], abs=1e-4), "two comparisons, not three"
+def test_only_fgaas_vectors_of_the_main_run_are_read(tmp_path):
+    identity = {"model": "tiny", "sae": "0", "layer": 2}
+    fgaa, other = VectorName("love", "fgaa", n1=1, n2=0), VectorName("love", "fgaa", n1=1, n2=4)
+    save_vectors(
+        tmp_path / "v.safetensors", {VectorName("love", "caa"): torch.ones(4), fgaa: torch.ones(4)}, **identity
+    )
+    save_vectors(tmp_path / "n.safetensors", {other: torch.zeros(4)}, **identity)
+    found = main_run_vectors([tmp_path / "v.safetensors", tmp_path / "n.safetensors"], identity)
+    assert list(found) == [("love", "fgaa", "n1=1,n2=0"), ("love", "fgaa", "n1=1,n2=4")]
 
 
 class Judge:
@@ -194,45 +126,38 @@ def test_only_the_texts_of_new_vectors_are_made_wherever_they_stand(tiny, tmp_pa
         return real(lm, samples, group, *args, **kwargs)
 
     monkeypatch.setattr(ev, "generate_samples", counted)
-    sampling = SamplingParams(new_tokens=3, top_k=5, temperature=1.0, batch=4)
-    common = {"layer": 2, "folder": tmp_path, "judge": Judge(), "behaviours": ["love"], "seeds": (0, 1)}
-
-    def cells(group):
-        return ev.cell_grid(list(group), [5.0, 10.0], unit=1.0).query("method != 'unsteered'")
+    bench = ev.Bench(tiny, 2, SamplingParams(3, 5, 1.0, 4), tmp_path, Judge(), ["love"], 0)
 
     def run(*numbers):
-        named = {("love", "ablation", place): vectors[i] for place, i in enumerate(numbers)}
-        return run_cells(tiny, named, cells, ["we", "the cat"], 2, sampling=sampling, progress="x", **common)
+        named = {("love", "ablation", f"row {place}"): vectors[i] for place, i in enumerate(numbers)}
+        grid = ev.cell_grid(list(named), [5.0, 10.0], unit=1.0)
+        cells = grid[grid.method != "unsteered"]
+        frame = run_cells(bench, cells, named, ["we", "the cat"], 2, split=1, progress="x")
+        return frame, [frame[frame.variant == f"row {place}"].text.tolist() for place in range(len(numbers))]
 
-    first = run(0, 1, 2)
+    first, texts = run(0, 1, 2)
     assert made == [2, 1] and len(first) == 3 * 2 * 4
-    changed = run(3, 1, 2, 0)
+    assert first.seed.tolist()[:4] == ev.row_seeds(0, 1, count=4).tolist()
+    _, moved = run(3, 1, 2, 0)
     assert made == [2, 1, 1], "one is new, the others were moved"
-
-    def texts(frame, variant):
-        return frame[frame.variant == variant].text.tolist()
-
-    assert [texts(changed, v) for v in (3, 1, 2)] == [texts(first, v) for v in (0, 1, 2)]
-    assert texts(changed, 0) not in [texts(first, v) for v in (0, 1, 2)]
-    assert run_cells(tiny, {}, cells, ["we"], 2, sampling=sampling, progress="x", **common).empty
+    assert moved[1:] == [texts[1], texts[2], texts[0]] and moved[0] not in texts
+    assert run_cells(bench, first.iloc[:0], {}, ["we"], 2, split=1, progress="x").empty
 
 
-def test_scales_are_each_vectors_best():
+def test_scales_are_each_vectors_best_and_the_smaller_of_equal_ones():
     columns = ["target", "method", "variant", "scale", "coeff", "BCS"]
-    rows = [("love", "fgaa", 1, s, 10 * s, b) for s, b in ((0.1, 0.2), (0.2, 0.6), (0.3, 0.6))]
-    rows += [("love", "fgaa", 2, s, 10 * s, b) for s, b in ((0.1, 0.3), (0.2, 0.1))]
+    rows = [("love", "ablation", "theta 0.1", s, 10 * s, b) for s, b in ((0.3, 0.6), (0.1, 0.2), (0.2, 0.6))]
+    rows += [("love", "fgaa", "n1=2,n2=0", s, 10 * s, b) for s, b in ((0.1, 0.3), (0.2, 0.1))]
     found = best_scales(pd.DataFrame(rows, columns=columns))
-    assert found == {("love", "fgaa", 1): (0.2, 2.0), ("love", "fgaa", 2): (0.1, 1.0)}
+    assert found == {("love", "ablation", "theta 0.1"): (0.2, 2.0), ("love", "fgaa", "n1=2,n2=0"): (0.1, 1.0)}
 
 
-def test_a_rows_score_is_mean_behaviour_times_mean_coherence():
-    rng = np.random.default_rng(0)
-    cells = [
-        pd.DataFrame({"B": rng.random(12), "coherence": rng.random(12), "prompt": list("abc") * 4}) for _ in range(2)
-    ]
-    values, draws = score_row(cells, draws=50, seed=0)
-    assert values.tolist() == pytest.approx([bcs(c.B, c.coherence) for c in cells])
-    assert draws.shape == (2, 50) and draws.std(axis=1).min() > 0
+def test_only_cells_that_the_main_run_has_not_tested_are_run():
+    names = [("love", "fgaa", "n1=2,n2=0"), ("love", "fgaa", "n1=4,n2=0"), ("love", "ablation", "theta 0.1")]
+    scales = dict(zip(names, [(0.1, 1.0), (0.2, 2.0), (0.3, 3.0)]))
+    tested = pd.DataFrame([(*names[0], 0.1), (*names[1], 0.1)], columns=["behaviour", "method", "variant", "scale"])
+    found = untested_cells([*names, names[2]], scales, tested)
+    assert found.to_numpy().tolist() == [[*names[1], 0.2, 2.0], [*names[2], 0.3, 3.0]]
 
 
 EFFECTS = {
@@ -267,3 +192,13 @@ def test_maps_of_fewer_vectors(tiny, tiny_sae, tmp_path, monkeypatch):
     for count in (16, 40, 64):
         with pytest.raises(ValueError, match=rf"effect_vectors is {count}; .* one of \[32, 48\]"):
             fit_on(tiny, tiny_sae, 2, tmp_path, count, "ridge", EFFECTS, **common)
+
+
+def test_a_map_is_had_once(tiny, tiny_sae, tmp_path, monkeypatch):
+    identity, one = {"model": tiny.identity}, EffectMap(torch.zeros(32, 64), torch.zeros(64), {"model": tiny.identity})
+    one.save(tmp_path / "adam.safetensors")
+    fitted = []
+    monkeypatch.setattr(module, "fit_on", lambda *args, **kwargs: fitted.append(args[4:6]) or one)
+    maps = EffectMapCache(tiny, tiny_sae, 2, tmp_path, EFFECTS, identity, seed=0)
+    assert maps("adam", None) is maps("adam") and maps("adam").M.shape == (32, 64)
+    assert maps("ridge", 32) is maps("ridge", 32) and fitted == [(32, "ridge")]

@@ -1,10 +1,20 @@
+from dataclasses import replace
 from functools import wraps
 
+import numpy as np
 import pytest
 import torch
 
 from fgaa_utils.data.questions import Question
-from fgaa_utils.evaluation.capability import accuracy, measure_cells, option_logprobs, steered_text_ce
+from fgaa_utils.evaluation.capability import (
+    accuracy,
+    measure_cells,
+    option_logprobs,
+    option_logprobs_after,
+    pick_texts,
+    steered_text_ce,
+    text_ce_after,
+)
 from fgaa_utils.model.steer import steered_ce
 
 LONG = "the cat sat on the mat and the dog ran in the sun and we love the red rain"  # beyond the sliding window of 16
@@ -173,3 +183,28 @@ def test_a_prefix_is_read_and_not_counted(tiny):
             tiny.hf(whole).logits[:, :-1].transpose(1, 2), whole[:, 1:], reduction="none"
         )
     torch.testing.assert_close(found[0], losses[:, 2:].mean(dim=1), atol=1e-4, rtol=1e-4)
+
+
+def test_texts_are_picked_at_random_and_a_larger_count_goes_on():
+    rows = np.arange(40).reshape(8, 5)
+    few, more = (pick_texts(rows, count, 3, seeds=(0, 21)) for count in (2, 5))
+    assert few.shape == (2, 3) and few.dtype == torch.int64 and torch.equal(more[:2], few)
+    assert few[0].tolist() == rows[np.random.default_rng([0, 21]).permutation(8)[0], :3].tolist()
+    for count, tokens in ((9, 3), (0, 3), (2, 6), (2, 1)):
+        with pytest.raises(ValueError, match="change costs"):
+            pick_texts(rows, count, tokens, seeds=(0, 21))
+
+
+def test_texts_behind_prefixes_are_unsteered_texts_with_the_prefix_read(tiny):
+    found = text_ce_after(tiny, IDS, [[8, 3], [4]], 1)
+    assert found.shape == (2, 3)
+    whole = torch.cat([torch.tensor([[1, 4]]).expand(3, -1), IDS[:, 1:]], dim=1)
+    assert_close(found[1:], steered_text_ce(tiny, whole, torch.zeros(1, tiny.d_model), 1, skip=1))
+
+
+def test_options_behind_prefixes_are_those_of_the_longer_questions(tiny, tmp_path):
+    (ids,) = tiny.encode(["we love"], bos=False)
+    found = option_logprobs_after(tiny, QUESTIONS[:2], [ids, ids[:1]], 1, tmp_path)
+    assert found.shape == (2, 5)
+    longer = [replace(q, prefix=tiny.tokenizer.decode(ids) + q.prefix) for q in QUESTIONS[:2]]
+    assert_close(found[:1], option_logprobs(tiny, longer, torch.zeros(1, tiny.d_model), 1))

@@ -1,7 +1,18 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from fgaa_utils.evaluation.claims import above_all, best_on_most, verdict
+from fgaa_utils.evaluation.claims import (
+    above_all,
+    best_on_most,
+    claims_table,
+    label_claims,
+    negative_latents_claim,
+    score_claims,
+    vector_claims,
+    verdict,
+)
+from fgaa_utils.evaluation.tables import Results
 
 BEHAVIOURS = np.linspace(0.2, 0.8, 9)
 NOISE = 0.02 * np.array([1, -1, 0, 1, -1, 0, 1, -1, 0])
@@ -47,3 +58,62 @@ def test_a_tie_is_first_but_not_alone():
     same = np.full((3, 10), 0.5)
     claim = best_on_most("c", {"fgaa": same, "a": same}, "fgaa", "t")
     assert claim.measured.startswith("first on 3 of 3 [3, 3], alone on 0") and claim.verdict == "holds"
+
+
+def scores_of(values):
+    """A stand-in for Results: what the claims read of it."""
+    keys = [f"b{i}" for i in range(9)]
+    rows = [(k, m, "", s, s * 100) for k in keys for m in values for s in (0.1, 0.5)]
+    curve = pd.DataFrame(rows, columns=["target", "method", "variant", "scale", "coeff"])
+    curve["C"] = [0.9 if s == 0.1 else 0.2 for s in curve.scale]
+    choices = curve[curve.scale == 0.1].drop(columns="C").reset_index(drop=True)
+    draws = {m: np.tile(v[:, None], 50) for m, v in values.items()}
+    bcs = {m: {k: {"value": x} for k, x in zip(keys, v)} for m, v in values.items()}
+    return Results(dict.fromkeys(keys, "B"), 1.0, "m", curve, curve, choices, bcs, draws, curve)
+
+
+def test_score_claims_hold_where_fgaa_is_ahead_and_coherence_falls_with_the_scale():
+    ahead = {"fgaa": BEHAVIOURS} | {m: BEHAVIOURS - 0.1 + NOISE for m in ("caa", "sae", "sae_ts", "unsteered")}
+    claims = {c.claim: c for c in score_claims(scores_of(ahead), margin=0.05)}
+    assert [c.verdict for c in claims.values()] == ["holds"] * 4
+    assert "CAA +0.100" in claims["FGAA has the highest average BCS"].measured
+    hard = claims["Steering hard costs coherence: FGAA's largest scale against unsteered text"]
+    assert "the largest scale +0.700 [+0.700, +0.700]" in hard.measured
+    behind = ahead | {"caa": BEHAVIOURS + 0.1 + NOISE}
+    assert score_claims(scores_of(behind), margin=0.05)[0].verdict == "does not hold"
+
+
+def test_claims_by_labels_take_the_labels_scores():
+    scores = {"fgaa": BEHAVIOURS} | {m: BEHAVIOURS + 0.1 + NOISE for m in ("caa", "sae", "sae_ts")}
+    coherence = pd.DataFrame({m: BEHAVIOURS + NOISE / 9 for m in scores})
+    best, coherent = label_claims(scores, coherence, margin=0.05)
+    assert best.verdict == "does not hold" and coherent.verdict == "holds"
+
+
+def test_negative_latents_hurt_if_the_score_falls_with_them():
+    keys = [f"b{i}" for i in range(9)]
+    rows = [
+        (k, n1, n2, v - 0.02 * n2 + e) for k, v, e in zip(keys, BEHAVIOURS, NOISE) for n1 in (1, 2) for n2 in (0, 4)
+    ]
+    best = pd.DataFrame(rows, columns=["target", "n1", "n2", "BCS"])
+    claim = negative_latents_claim(best, keys, 0)
+    assert claim.verdict == "holds" and "n2 = 4 +0.080" in claim.measured
+    assert negative_latents_claim(best.assign(n2=4 - best.n2), keys, 0).verdict == "does not hold"
+
+
+def test_vector_claims_compare_cosines_and_the_distance_of_norms():
+    keys = ["a", "b", "c"]
+    cosine = {
+        "sae_ts": dict.fromkeys(keys, 0.9),
+        "caa": dict(zip(keys, (0.2, 0.3, 0.25))),
+        "sae": dict(zip(keys, (0.1, 0.2, 0.1))),
+    }
+    norm, closer = vector_claims(cosine, keys, 1e-7)
+    assert norm.verdict == "does not hold" and norm.measured.endswith("1e-07") and closer.verdict == "holds"
+    assert vector_claims(cosine | {"caa": dict(zip(keys, (0.95, 0.96, 0.97)))}, keys, 0.1)[1].verdict == "does not hold"
+    assert vector_claims(cosine, keys, 0.1)[0].verdict == "holds"
+
+
+def test_the_table_of_claims_has_a_row_each():
+    table = claims_table([above_all("c", BEHAVIOURS, {"a": BEHAVIOURS - 0.1}, "t")])
+    assert list(table) == ["claim", "measured", "verdict", "shown in"] and len(table) == 1

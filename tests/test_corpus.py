@@ -22,6 +22,7 @@ from fgaa_utils.data.corpus import (
     load_documents,
     overlap_with_earlier,
     pack,
+    pack_splits,
     read_source,
 )
 
@@ -316,3 +317,13 @@ def test_too_few_texts_are_refused_with_what_they_give(tokenizer):
     possible = len(pack(texts, tokenizer, context=16, rows=None, seed=0))
     with pytest.raises(ValueError, match=f"{possible + 1} rows of 16 tokens.*gives {possible}$"):
         pack(texts, tokenizer, context=16, rows=possible + 1, seed=0)
+
+
+def test_every_split_is_packed_from_its_own_documents(tokenizer):
+    texts = {split: make_texts(40, seed=i) for i, split in enumerate(SPLITS)}
+    documents = pd.DataFrame([(split, text) for split, own in texts.items() for text in own], columns=["split", "text"])
+    wanted = {"heldout": 3, "density": 5, "sae_train": 7}
+    rows = pack_splits(documents, tokenizer, context=16, rows=wanted, seed=4)
+    assert list(rows) == list(SPLITS)
+    for split, own in texts.items():
+        assert np.array_equal(rows[split], pack(own, tokenizer, context=16, rows=wanted[split], seed=4))

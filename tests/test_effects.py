@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from fgaa_utils.method.effects import EffectData, ce_scales, chunk_vectors, interpolate_scale, mean_activations
+from fgaa_utils.method.effects import (
+    EffectData,
+    ce_scales,
+    chunk_vectors,
+    interpolate_scale,
+    mean_activations,
+    rises_at_scale,
+)
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.generate import SamplingParams
 from fgaa_utils.model.steer import steered_ce
@@ -50,6 +57,19 @@ def test_chunks_leave_out_held_out_rows_and_follow_their_number():
     assert torch.equal(mixed.x, again.x) and not torch.equal(mixed.x, other.x)
     low = torch.minimum(*(scales[torch.from_numpy(mixed.parents[:, i])] for i in (0, 1)))
     assert (mixed.scale >= low / 2**0.5 - 1e-5).all()  # cos^2 + sin^2 = 1
+
+
+def test_rises_are_measured_at_each_vectors_scale(tiny, tiny_sae):
+    W_dec, scales = tiny_sae.W_dec.detach(), torch.linspace(2, 6, 64)
+    ids = torch.tensor([[1, 5, 6, 7], [1, 9, 10, 11]])
+    rises = rises_at_scale(tiny, W_dec, scales, 1, ids, count=3, seed=8)
+    assert list(rises) == ["decoder rows", "mixtures"]
+    for name, chunk in (("decoder rows", 0), ("mixtures", 1)):
+        vectors = chunk_vectors(W_dec, scales, np.arange(64), chunk=chunk, size=3, seed=8)
+        for i in range(3):
+            delta = (vectors.scale[i] * vectors.x[i])[None]
+            steered = [steered_ce(tiny, row[None], 1, delta) - steered_ce(tiny, row[None], 1, None) for row in ids]
+            torch.testing.assert_close(rises[name][i], torch.cat(steered).mean(), atol=1e-4, rtol=1e-4)
 
 
 def test_mean_activations_by_loops(tiny, tiny_sae):

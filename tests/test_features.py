@@ -4,17 +4,23 @@ import torch
 
 from fgaa_utils.method import features
 from fgaa_utils.method.features import (
+    SIDES,
     LatentStats,
+    TextMeans,
     bos_filter,
     contrastive_difference,
     density_filter,
     latent_stats,
-    mean_latents,
+    load_features,
+    mean_deviation,
     promoted_tokens,
+    save_features,
     target,
+    text_means,
     top_k_filter,
 )
 from fgaa_utils.model.capture import capture_resid
+from fgaa_utils.sae.load import encode
 
 ROWS = np.array([[1, 5, 6, 7, 8], [1, 9, 10, 11, 12], [1, 30, 31, 32, 33], [1, 5, 9, 30, 7]], dtype=np.int32)
 
@@ -70,17 +76,59 @@ def test_bos_latents_by_the_definition():
     assert stats.bos_latents.tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("include_bos", [True, False])
-def test_mean_latents_encodes_first_and_averages_afterwards(tiny, tiny_sae, include_bos):
+def test_text_means_encode_first_and_average_afterwards(tiny, tiny_sae):
     texts = ["the cat sat", "we love"]
-    ours = mean_latents(tiny, tiny_sae, texts, 1, include_bos=include_bos)
-    for text, mean in zip(texts, ours):
-        resid = next(capture_resid(tiny, tiny.encode([text]), 1))[0 if include_bos else 1 :]
-        total = torch.zeros(tiny_sae.cfg.d_sae)
-        for token in resid:
-            with torch.no_grad():
-                total += tiny_sae.encode(token[None])[0]
-        torch.testing.assert_close(mean, total / len(resid), atol=1e-4, rtol=1e-4)
+    ours = text_means(tiny, tiny_sae, texts, 1)
+    for include_bos, means in ours.items():
+        for i, text in enumerate(texts):
+            resid = next(capture_resid(tiny, tiny.encode([text]), 1))[0 if include_bos else 1 :]
+            latents, mean = torch.zeros(tiny_sae.cfg.d_sae), torch.zeros(tiny.d_model)
+            for token in resid:
+                with torch.no_grad():
+                    latents += tiny_sae.encode(token[None])[0]
+                mean += token.float()
+            torch.testing.assert_close(means.latents[i], latents / len(resid), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(means.resid[i], mean / len(resid), atol=1e-4, rtol=1e-4)
+
+
+def test_text_means_read_the_texts_once_and_equal_those_of_each_kind_alone(tiny, tiny_sae, monkeypatch):
+    texts, read = ["the cat sat", "we love", "rain"], []
+    monkeypatch.setattr(features, "capture_resid", lambda *a: read.append(a) or capture_resid(*a))
+    both = text_means(tiny, tiny_sae, texts, 1)
+    assert len(read) == 1
+    for bos in (True, False):
+        start = 0 if bos else 1
+        resid = list(capture_resid(tiny, tiny.encode(texts), 1))
+        assert torch.equal(both[bos].latents, torch.stack([encode(tiny_sae, r[start:]).mean(dim=0) for r in resid]))
+        assert torch.equal(both[bos].resid, torch.stack([r[start:].float().mean(dim=0) for r in resid]))
+        alone = text_means(tiny, tiny_sae, texts, 1, include_bos=(bos,))
+        assert list(alone) == [bos] and torch.equal(alone[bos].latents, both[bos].latents)
+
+
+def test_mean_deviation_by_loops(tiny):
+    tokens = [token for resid in capture_resid(tiny, ROWS.tolist(), 1) for token in resid[1:].double()]
+    mean = sum(tokens) / len(tokens)
+    expected = sum(float((token - mean).norm()) for token in tokens) / len(tokens)
+    assert mean_deviation(tiny, ROWS, 1) == pytest.approx(expected, rel=1e-5)
+
+
+def test_features_file_round_trip_and_refusals(tmp_path):
+    zeros = torch.zeros(3)
+    stats = LatentStats(torch.rand(3), torch.tensor([2.0, 1, 0]), torch.tensor([1.0, 2, 0]), zeros, zeros, zeros)
+    means = {
+        "love": {side: {b: TextMeans(torch.rand(2, 3), torch.rand(2, 4)) for b in (True, False)} for side in SIDES}
+    }
+    path = tmp_path / "features.safetensors"
+    identity = {"model": "m:1", "sae": "s", "layer": 9}
+    save_features(path, stats, means, identity=identity, resid_std=1524.530029296875)
+    tensors, resid_std = load_features(path, identity=identity)
+    assert resid_std == 1524.530029296875
+    assert torch.equal(tensors["density"], stats.density) and tensors["bos_latents"].tolist() == [True, False, False]
+    assert torch.equal(tensors["latents.on.love.pos"], means["love"]["pos"][True].latents)
+    assert torch.equal(tensors["resid.off.love.neg"], means["love"]["neg"][False].resid)
+    for other in ({"model": "m:2"}, {"sae": "t"}, {"layer": 8}):
+        with pytest.raises(ValueError, match="run `dvc repro features`"):
+            load_features(path, identity=identity | other)
 
 
 def test_difference_and_filters_by_loops():

@@ -14,6 +14,7 @@ from fgaa_utils.model.generate import (
     generate_all,
     generate_batch,
     row_seeds,
+    steered_text,
 )
 from fgaa_utils.shards import load_tensors
 
@@ -210,3 +211,36 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_row_is_lost(tiny, tmp_path, 
     assert sizes[:3] == [8, 4, 2] and max(sizes[3:]) == 2, "the size that fits is kept"
     shard = load_tensors(next((tmp_path / "halved").glob("*/shard_00000.safetensors")))[0]
     assert int(shard["together"]) == 2
+
+
+@pytest.fixture
+def at_block_2(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "layer", 2)
+    return tiny
+
+
+def test_a_steered_text_is_what_a_batch_of_one_gives(at_block_2):
+    vector = torch.nn.functional.normalize(
+        torch.randn(at_block_2.d_model, generator=torch.Generator().manual_seed(2)), dim=0
+    )
+    ids, sampling = torch.tensor(at_block_2.encode(["we love"])), SamplingParams(33, 50, 1.0, batch=1)
+    tokens = generate_batch(at_block_2, ids, 30 * vector[None], np.array([7]), 2, sampling)
+    text = steered_text(at_block_2, "we love", vector, 30, seed=7)
+    assert text == at_block_2.decode(tokens)[0] and len(text.split()) == 33
+    assert text != steered_text(at_block_2, "we love", vector, 30, seed=8)
+    assert text != steered_text(at_block_2, "we love", vector, 30, seed=7, layer=1)
+
+
+def test_a_steered_text_of_coefficient_zero_is_unsteered(at_block_2):
+    ones = torch.ones(at_block_2.d_model)
+    options = {"new_tokens": 5, "top_k": 20, "temperature": 0.8, "seed": 3}
+    sampling = SamplingParams(5, 20, 0.8, batch=1)
+    none = generate_batch(at_block_2, torch.tensor([[1, 3]]), torch.zeros(1, 32), np.array([3]), 2, sampling)
+    assert steered_text(at_block_2, "the", ones, 0, **options) == at_block_2.decode(none)[0]
+    assert steered_text(at_block_2, "the", ones, 40, **options) != at_block_2.decode(none)[0]
+
+
+def test_a_steered_text_wants_a_layer_that_was_named_somewhere(tiny):
+    assert tiny.layer is None
+    with pytest.raises(ValueError, match="tiny was loaded without a layer; give steered_text layer="):
+        steered_text(tiny, "the", torch.ones(tiny.d_model), 1)

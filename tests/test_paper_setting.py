@@ -65,10 +65,10 @@ def test_model_sae_and_effect_map_load_from_the_hub_and_fit(offline, size):
     scope = tiny_hub.snapshot(offline, "models", f"google/gemma-scope-{size}-pt-res") / tiny_hub.SIZES[size][1]
     assert sae_identity(load_sae(scope, lm, layer)) == sae_identity(sae), "the folder alone, without the hub"
     shape = {"d_model": d_model, "d_sae": tiny_hub.D_SAE, "identity": {}}
-    found = load_effect_map(setting["vectors"]["fit"], ROOT, **shape)
+    found = load_effect_map(setting["recipe"]["fit"], ROOT, **shape)
     assert found.M.shape == (d_model, tiny_hub.D_SAE)
     with pytest.raises(ValueError, match=r"has \{'W': \(.*model and SAE want"):
-        load_effect_map(setting["vectors"]["fit"], ROOT, **(shape | {"d_sae": 4096}))
+        load_effect_map(setting["recipe"]["fit"], ROOT, **(shape | {"d_sae": 4096}))
     with pytest.raises(ValueError, match=r"reads blocks\.12\.hook_resid_post, base\.layer wants blocks\.9"):
         load_sae(setting["base"]["sae_source"], lm, 9)
     with pytest.raises(OSError, match=r"base\.model wants config\.json.* of the hub repository google/gemma-2-27b"):
@@ -151,14 +151,14 @@ def test_a_pretrained_sae_gets_an_effect_map_of_our_own(hub, tmp_path):
     save_file({name: tensor.contiguous() for name, tensor in few.items()}, scope / "params.safetensors")
     model = str(tiny_hub.snapshot(hub, "models", "google/gemma-2-2b"))
     base = {"model": model, "sae_source": str(scope), "layer": 12, "behaviours": ["love"], "dtype": "float32"}
-    (tmp_path / "folder.yaml").write_text(yaml.safe_dump({"base": base, "features": {"theta": 0.5}}))
+    (tmp_path / "folder.yaml").write_text(yaml.safe_dump({"base": base, "recipe": {"theta": 0.5}}))
     prepare(tmp_path / "work", ["gemma-3-270m-scope", "quick", str(tmp_path / "folder.yaml")])
     assert reproduce(tmp_path / "work", "vectors") == 0
     assert not (tmp_path / "work" / "data" / "sae").exists()
     effect_map, about = load_tensors(tmp_path / "work" / "data" / "effects" / "adam.safetensors")
     assert effect_map["M"].shape == (2304, 256)
     vectors = load_file(tmp_path / "work" / "data" / "vectors" / "vectors.safetensors")
-    assert vectors["love.fgaa.1"].shape == (2304,) and about["layer"] == "12"
+    assert vectors["love.fgaa.n1=1,n2=0"].shape == (2304,) and about["layer"] == "12"
 
 
 class Oracle:
@@ -188,10 +188,10 @@ class Oracle:
         v = oracle.filtered(self.v_diff(sides), self.density, self.bos, theta)
         first = int(v.argmax())
         return {
-            "caa.0": oracle.unit(resid[0] - resid[1]),
-            "sae.1": oracle.unit(self.sae.W_dec[first]),
-            "sae_ts.1": oracle.v_opt(self.W, self.b, np.eye(len(v))[first]),
-        } | {f"fgaa.{n1}": oracle.v_opt(self.W, self.b, oracle.v_target(v, n1, 0)) for n1 in n1s}
+            "caa": oracle.unit(resid[0] - resid[1]),
+            "sae.rank=1": oracle.unit(self.sae.W_dec[first]),
+            "sae_ts.rank=1": oracle.v_opt(self.W, self.b, np.eye(len(v))[first]),
+        } | {f"fgaa.n1={n1},n2=0": oracle.v_opt(self.W, self.b, oracle.v_target(v, n1, 0)) for n1 in n1s}
 
 
 @pytest.mark.pipeline
@@ -214,7 +214,7 @@ def test_vectors_and_texts_equal_an_independent_oracle(finished, hub):
     steered = test[(test.behaviour == "love") & test.method.isin(["fgaa", "caa"]) & (test.scale == 100)]
     assert len(steered) >= 4
     for row in steered.itertuples():
-        delta = row.coeff * vectors[f"love.{row.method}.{row.variant}"].numpy()
+        delta = row.coeff * vectors[".".join(filter(None, ("love", row.method, row.variant)))].numpy()
         prompt = ours.tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
         new = ours.model.sample([2, *prompt], delta, int(row.seed), new_tokens=33, top_k=50)
         assert ours.tokenizer.decode(prompt + new, skip_special_tokens=True) == row.text
@@ -249,6 +249,6 @@ def test_the_papers_printed_numbers_stand_beside_those_of_the_weights(hub, finis
     cosines = {row[0]: [float(cell) for cell in row[1:]] for row in cells if row[0] in paper["cosine_fgaa"][name]}
     made = [ours.vectors(sides, [n1 := paper["best_n1"][name][b]]) | {"n1": n1} for b, sides in texts.items()]
     for method, theirs in paper["cosine_fgaa"][name].items():
-        variant = f"{method}.0" if method == "caa" else f"{method}.1"
-        expected = np.mean([vectors[f"fgaa.{vectors['n1']}"] @ vectors[variant] for vectors in made])
+        other = method if method == "caa" else f"{method}.rank=1"
+        expected = np.mean([vectors[f"fgaa.n1={vectors['n1']},n2=0"] @ vectors[other] for vectors in made])
         assert cosines[method] == pytest.approx([expected, theirs], abs=2e-4), method

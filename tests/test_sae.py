@@ -6,22 +6,8 @@ import torch
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from safetensors.torch import save_file
 
-from fgaa_utils.model.capture import capture_resid
-from fgaa_utils.sae.load import evaluate_sae, load_sae
-
-
-def test_evaluation_of_a_perfect_and_an_empty_sae(tiny, tiny_sae):
-    rows = np.array([[1, 5, 6, 7, 8, 9], [1, 10, 11, 12, 13, 14]], dtype=np.int32)
-    quality = evaluate_sae(tiny_sae, tiny, rows, 1)
-    resid = torch.stack([r[1:] for r in capture_resid(tiny, rows.tolist(), 1)]).flatten(0, 1)
-    with torch.no_grad():
-        acts = tiny_sae.encode(resid)
-        error = (resid - tiny_sae.decode(acts)).pow(2).sum()
-    expected = 1 - float(error / (resid - resid.mean(dim=0)).pow(2).sum())
-    assert quality["explained_variance"] == pytest.approx(expected, rel=1e-4)
-    assert quality["l0"] == pytest.approx(float((acts > 0).float().sum(dim=1).mean()))
-    assert quality["dead_fraction"] == pytest.approx(float((~(acts > 0).any(dim=0)).float().mean()))
-    assert quality["heldout_tokens"] == 10
+from fgaa_utils.sae.load import load_sae, sae_identity
+from fgaa_utils.shards import weights_digest
 
 
 def test_wrong_width_and_missing_sae(tiny, tmp_path):
@@ -95,3 +81,7 @@ def test_a_folder_of_gemma_scope_says_its_layer_in_its_path(tiny, tmp_path, scop
     assert load_sae(tmp_path / "layer_2" / "average_l0_82", tiny, 2).cfg.d_sae == 50
     with pytest.raises(ValueError, match=r"reads blocks\.2\.hook_resid_post, base\.layer wants blocks\.1"):
         load_sae(tmp_path / "layer_2" / "average_l0_82", tiny, 1)
+
+
+def test_the_identity_of_an_sae_is_that_of_its_weights(tiny_sae):
+    assert sae_identity(tiny_sae) == weights_digest(tiny_sae) and len(sae_identity(tiny_sae)) == 16

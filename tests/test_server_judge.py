@@ -242,17 +242,26 @@ def test_requests_overlap_within_the_concurrency(server, make):
     assert sorted(server.texts) == sorted(TEXTS)
 
 
-def test_many_texts_do_not_make_as_many_tasks(server, make, monkeypatch):
-    judge, tasks = make(concurrency=3), []
+def test_many_texts_do_not_make_as_many_threads(server, make, monkeypatch):
+    judge, workers = make(concurrency=3), []
 
-    async def ask(messages):
-        tasks.append(len(asyncio.all_tasks()))
-        await asyncio.sleep(0)
+    def ask(messages):
+        workers.append(threading.current_thread().name)
+        time.sleep(0.001)
         return 5
 
     monkeypatch.setattr(judge, "_ask", ask)
     judge.coherence([f"text {i}" for i in range(500)])
-    assert len(tasks) == 500 and max(tasks) == 4  # three workers, and the one that waits for them
+    assert len(workers) == 500 and len(set(workers)) == 3
+
+
+def test_the_first_error_keeps_all_from_asking_on(server, make):
+    server.delay = 0.05
+    server.script = ['{"score": 7}', '{"score": 7}', refusal(401)]
+    with pytest.raises(ServerError, match="HTTP 401"):
+        make(concurrency=4).coherence([f"text {i}" for i in range(200)])
+    time.sleep(0.3)
+    assert len(server.requests) <= 12  # those in flight, and what they took before the error came in
 
 
 @pytest.fixture
@@ -401,11 +410,25 @@ def test_the_time_is_told_from_one_answer_which_is_kept(server, make):
     assert "approximate_minutes" not in judge.estimate({"coherence": TEXTS}, timed=True)
 
 
-def test_the_client_works_beside_nnsight():
-    """In a process of its own: pytest loads what nnsight would break."""
-    code = "import fgaa_utils.model.lm, openai, anyio._backends._asyncio, anyio.streams.tls, anyio.streams.file"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+BESIDE_NNSIGHT = """
+import nnsight
+assert hasattr(object(), "save")
+import fgaa_utils.model.lm
+import sys
+from pathlib import Path
+from fgaa_utils.judges.server import ServerJudge
+judge = ServerJudge.from_environment([], Path(sys.argv[1]), concurrency=2, timeout=5, attempts=1)
+print(judge.coherence(["a", "b"]).tolist())
+"""
+
+
+def test_the_client_works_after_nnsight(server, tmp_path):
+    """nnsight gives every object a `save`, which anyio's classes of attributes refuse. A process of its own, for
+    pytest loads anyio first."""
+    command = [sys.executable, "-c", BESIDE_NNSIGHT, tmp_path / "cache.jsonl"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[-2] == str([6 / 9] * 2)
 
 
 def test_a_behaviour_may_not_be_called_coherence(tmp_path, server):

@@ -1,11 +1,22 @@
 import json
 import resource
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from fgaa_utils.shards import ShardStore, digest, load_tensors, save_tensors
+from fgaa_utils import shards
+from fgaa_utils.shards import (
+    ShardStore,
+    digest,
+    identity,
+    load_tensors,
+    processor,
+    record_processor,
+    save_tensors,
+    weights_digest,
+)
 
 TENSORS = {
     "acts": torch.arange(12.0).view(3, 4) / 7,
@@ -242,3 +253,97 @@ def test_equal_tensors_and_metadata_make_equal_files(tmp_path):
     assert len({(tmp_path / f"{i}.safetensors").read_bytes() for i in range(4)}) == 1
     tensors, found = load_tensors(tmp_path / "0.safetensors")
     assert found == metadata and tensors["x"].tolist() == [0, 1, 2]
+
+
+def lm(**changes):
+    return SimpleNamespace(**({"identity": "tiny", "device": torch.device("cpu"), "place": {}} | changes))
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A function that makes another processor of this one: told by its cpuinfo, its vectors and its bfloat16."""
+
+    def become(name="AMD EPYC 7763", vectors="AVX2", bf16=False):
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: {name}\n\n" * 2)
+        monkeypatch.setattr(shards, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+        processor.cache_clear()
+
+    yield become
+    processor.cache_clear()
+
+
+def test_the_processor_is_named_by_what_rounds(machine):
+    machine()
+    expected = {"vendor": "AuthenticAMD", "name": "AMD EPYC 7763", "vectors": "AVX2", "bf16": False}
+    assert processor() == expected
+
+
+def test_this_machine_has_a_processor():
+    kind = processor()
+    assert set(kind) == {"vendor", "name", "vectors", "bf16"} and kind["vectors"]
+    assert json.loads(json.dumps(kind)) == kind
+
+
+def test_a_system_without_cpuinfo_and_an_arm_processor(monkeypatch, tmp_path, machine):
+    machine()
+    monkeypatch.setattr(shards, "CPUINFO", tmp_path / "absent")
+    monkeypatch.setattr(shards.platform, "processor", lambda: "arm")
+    processor.cache_clear()
+    assert (processor()["vendor"], processor()["name"]) == ("", "arm")
+    (tmp_path / "absent").write_text("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n")
+    processor.cache_clear()
+    assert (processor()["vendor"], processor()["name"]) == ("0x41", "0xd40")
+
+
+@pytest.mark.parametrize("change", [{"name": "Intel Xeon"}, {"vectors": "AVX512"}, {"bf16": True}])
+def test_two_processors_give_two_identities_and_equal_ones_one(machine, change, tmp_path):
+    machine()
+    first = identity(lm(), layer=2)
+    store = ShardStore(tmp_path / "store", first, 1)
+    store.write(0, TENSORS)
+    machine(**change)
+    assert identity(lm(), layer=2) != first
+    assert ShardStore(tmp_path / "store", identity(lm(), layer=2), 1).missing() == [0]
+    machine()
+    assert identity(lm(), layer=2) == first
+    assert ShardStore(tmp_path / "store", identity(lm(), layer=2), 1).missing() == []
+
+
+def test_a_gpu_is_named_in_its_place(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"H100 ({device})")
+    processor.cache_clear()
+    found = identity(lm(device=torch.device("cuda:0"), place={"device": "cuda"}))
+    assert found["processor"] == {"name": "H100 (cuda:0)"} and found["device"] == "cuda"
+    assert record_processor(torch.bfloat16, "cuda:0") == f"H100 (cuda:0), bfloat16 products; torch {torch.__version__}"
+    processor.cache_clear()
+
+
+def test_an_identity_holds_torch_model_sae_and_parts():
+    sae = torch.nn.Linear(2, 3)
+    found = identity(lm(), sae, layer=2, rows="abc")
+    expected = {"torch": torch.__version__, "processor": processor(), "model": "tiny", "layer": 2, "rows": "abc"}
+    assert found == expected | {"sae": weights_digest(sae)}
+    assert identity() == {"torch": torch.__version__, "processor": processor()}
+
+
+def test_a_part_cannot_replace_what_an_identity_always_holds():
+    for taken in ("torch", "processor", "model", "device"):
+        with pytest.raises(ValueError, match=f"{taken} cannot be a part of an identity"):
+            identity(**{taken: "mine"})
+
+
+def test_weights_are_told_apart_by_values_not_by_order():
+    first, second = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    assert weights_digest(first) != weights_digest(second)
+    second.load_state_dict(first.state_dict())
+    swapped = torch.nn.Module()
+    swapped.register_parameter("bias", first.bias)
+    swapped.register_parameter("weight", first.weight)
+    assert weights_digest(first) == weights_digest(second) == weights_digest(swapped)
+
+
+def test_the_processor_in_one_line(machine):
+    machine()
+    assert record_processor() == f"AMD EPYC 7763, AVX2, float32 products; torch {torch.__version__}"

@@ -166,6 +166,19 @@ def test_paired_difference_finds_a_small_steady_gain():
     np.testing.assert_allclose((lo, hi), ttest_rel(truth + 0.05 + noise, truth).confidence_interval(), rtol=1e-6)
 
 
+def test_the_interval_of_a_paired_difference_is_students_by_hand():
+    rng = np.random.default_rng(3)
+    for count in (2, 3, 9, 40):
+        for spread in (1.0, 1e-3, 0.0):
+            other = rng.uniform(0, 1, count)
+            ours = other + rng.normal(0.05, spread, count) * (spread > 0)
+            half = t.ppf(0.975, count - 1) * (ours - other).std(ddof=1) / count**0.5
+            mean = (ours - other).mean()
+            np.testing.assert_allclose(
+                paired_difference(ours, other), (mean, mean - half, mean + half), rtol=0, atol=1e-12
+            )
+
+
 def test_one_behaviour_decides_nothing():
     assert paired_difference(np.array([0.9]), np.array([0.1])) == (pytest.approx(0.8), -1.0, 1.0)
 

@@ -2,19 +2,21 @@ import numpy as np
 import pytest
 import torch
 
-from fgaa_utils.method import vectors as module
 from fgaa_utils.method.approximator import EffectMap
 from fgaa_utils.method.features import target
 from fgaa_utils.method.vectors import (
-    behaviour_vectors,
+    bias_direction,
     caa,
-    control_vectors,
     fgaa,
     load_vectors,
+    sae_row,
     sae_ts,
     save_vectors,
+    twins,
     unit,
 )
+from fgaa_utils.names import SHARED, VectorName
+from fgaa_utils.shards import save_tensors
 
 D, N = 6, 15
 
@@ -69,47 +71,11 @@ def test_caa_by_loops():
     )
 
 
-def make_all(effect_map, v_filtered, **changes):
-    arguments = {
-        "resid": (torch.rand(3, D), torch.rand(3, D)),
-        "v_filtered": v_filtered,
-        "W_dec": torch.randn(N, D),
-        "effect_map": effect_map,
-        "n1": [1, 3],
-        "n2": 0,
-        "target_norm": "l1",
-        "ranks": [1, 2],
-        "bias_weight": 1.0,
-    }
-    return behaviour_vectors(**arguments | changes)
-
-
-def test_all_vectors_have_unit_norm_and_ranks_follow_the_filtered_difference(effect_map, v_filtered):
-    W_dec = torch.randn(N, D)
-    vectors = make_all(effect_map, v_filtered, W_dec=W_dec) | control_vectors(
-        W_dec, effect_map, count=2, bias_weight=1.0, seed=0
-    )
-    for v in vectors.values():
-        assert float(v.norm()) == pytest.approx(1, abs=1e-5)
-    torch.testing.assert_close(vectors["sae", 1], unit(W_dec[3]))
-    torch.testing.assert_close(vectors["sae", 2], unit(W_dec[4]))
-    torch.testing.assert_close(vectors["bias", 0], -unit(effect_map.M @ effect_map.b))
-    assert {m for m, _ in vectors} == {*module.METHODS, *module.CONTROLS}
-
-
-def test_controls_depend_on_the_seed(effect_map):
-    W_dec = torch.randn(N, D)
-    first, again, other = (
-        control_vectors(W_dec, effect_map, count=2, bias_weight=1.0, seed=s)["random", 1] for s in (0, 0, 1)
-    )
-    assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-def test_too_many_latents_asked_for(effect_map, v_filtered):
-    with pytest.raises(ValueError, match="must be from 1 to 4"):
-        make_all(effect_map, v_filtered, n1=[1, 5])
-    with pytest.raises(ValueError, match="must be from 1 to 4"):
-        make_all(effect_map, v_filtered, ranks=[0])
+def test_decoder_row_and_bias_direction_have_unit_norm(effect_map):
+    W_dec = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sae_row(W_dec, 3), W_dec[3] / W_dec[3].norm())
+    away = -(effect_map.M @ effect_map.b)
+    torch.testing.assert_close(bias_direction(effect_map), away / away.norm())
 
 
 def test_zero_vector_is_refused():
@@ -117,14 +83,58 @@ def test_zero_vector_is_refused():
         unit(torch.zeros(3))
 
 
-def test_file_round_trip_and_refusals(tmp_path):
+def test_twins_are_equal_vectors_of_one_behaviour():
+    one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    vectors = {
+        VectorName("love", "fgaa", n1=1, n2=0): one,
+        VectorName("love", "sae_ts", rank=1): one + 5e-6,
+        VectorName("love", "caa"): one + 2e-5,
+        VectorName("anger", "sae_ts", rank=1): one,
+        VectorName(SHARED, "bias"): one,
+        VectorName("love", "sae", rank=1): other,
+    }
+    found = twins(vectors)
+    assert list(found) == list(vectors)
+    assert found.pop(VectorName("love", "sae_ts", rank=1)) == VectorName("love", "fgaa", n1=1, n2=0)
+    assert all(name == first for name, first in found.items())
+    cells = twins({name.cell: vector for name, vector in vectors.items()})
+    assert cells["love", "sae_ts", "rank=1"] == ("love", "fgaa", "n1=1,n2=0")
+    assert cells["anger", "sae_ts", "rank=1"] == ("anger", "sae_ts", "rank=1")
+
+
+IDENTITY = {"model": "m:1", "sae": "s", "layer": 9}
+
+
+def test_file_round_trip_in_the_order_of_the_names(tmp_path):
+    made = {
+        VectorName("love", "fgaa", n1=2, n2=0): torch.rand(D),
+        VectorName(SHARED, "bias"): torch.rand(D),
+        VectorName("love", "caa"): torch.rand(D),
+    }
     path = tmp_path / "vectors.safetensors"
-    made = {("love", "fgaa", 2): torch.rand(D), ("shared", "bias", 0): torch.rand(D)}
-    save_vectors(path, made, model="m:1")
-    loaded, metadata = load_vectors(path, model="m:1")
-    assert metadata["model"] == "m:1" and all(torch.equal(loaded[k], v) for k, v in made.items())
-    with pytest.raises(ValueError, match="made for m:1, this run has m:2"):
-        load_vectors(path, model="m:2")
-    save_vectors(path, {("love", "fgga", 2): torch.rand(D)}, model="m:1")
-    with pytest.raises(ValueError, match="unknown method 'fgga'; did you mean 'fgaa'"):
-        load_vectors(path, model="m:1")
+    save_vectors(path, made, **IDENTITY, fit="adam")
+    loaded = load_vectors(path, identity=IDENTITY)
+    assert [str(name) for name in loaded] == ["love.caa", "love.fgaa.n1=2,n2=0", "shared.bias"]
+    assert all(torch.equal(loaded[name], vector) for name, vector in made.items())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"model": "m:2"}, "made with model='m:1', this run has 'm:2'; run `dvc repro vectors`"),
+        ({"sae": "t"}, "made with sae='s', this run has 't'"),
+        ({"layer": 8}, "made with layer='9', this run has '8'"),
+    ],
+)
+def test_vectors_of_another_model_sae_or_layer_are_refused(tmp_path, other, message):
+    path = tmp_path / "vectors.safetensors"
+    save_vectors(path, {VectorName("love", "caa"): torch.rand(D)}, **IDENTITY)
+    with pytest.raises(ValueError, match=message):
+        load_vectors(path, identity=IDENTITY | other)
+
+
+def test_a_name_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "vectors.safetensors"
+    save_tensors(path, {"love.fgga.n1=2": torch.rand(D)}, **IDENTITY)
+    with pytest.raises(ValueError, match="unknown method 'fgga'"):
+        load_vectors(path, identity=IDENTITY)

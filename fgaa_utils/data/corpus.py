@@ -214,3 +214,15 @@ def pack(texts: list[str], tokenizer, *, context: int, rows: int | None, seed: i
     body = np.array(tokens[: count * width], dtype=np.int32).reshape(count, width)
     bos = np.full((count, 1), tokenizer.bos_token_id, dtype=np.int32)
     return np.concatenate([bos, body], axis=1)
+
+
+def pack_splits(
+    documents: pd.DataFrame, tokenizer, *, context: int, rows: dict[str, int], seed: int
+) -> dict[str, np.ndarray]:
+    """The packed rows of every split (see pack), `rows` of each. Raises: ValueError if the texts are too few."""
+    return {
+        split: pack(
+            documents[documents.split == split].text.tolist(), tokenizer, context=context, rows=rows[split], seed=seed
+        )
+        for split in SPLITS
+    }

@@ -1,120 +1,125 @@
-"""Ablations: FGAA with one thing changed at a time, its scale chosen on validation, its score on test prompts.
+"""Texts of the ablations: FGAA with one thing changed at a time, its scale chosen on validation.
 
-A row of the table is a set of changes to the default settings. Vectors that come out equal share their texts, with
-one another and with the evaluation; only what a change alters is generated.
+A row is a set of changes to the default recipe. Vectors that come out equal share their texts, with one another and
+with the main run; only what a change alters is generated.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import NDArray
 from sae_lens import SAE
 from torch import Tensor
 
 from fgaa_utils.evaluation import cells as ev
-from fgaa_utils.judges.local import Judge
-from fgaa_utils.method.approximator import EffectMap, Moments, fit_adam, fit_reduced_rank, fit_ridge
+from fgaa_utils.evaluation.ablation_plan import ABLATION, DEFAULT
+from fgaa_utils.method.approximator import (
+    EffectMap,
+    Moments,
+    fit_adam,
+    fit_reduced_rank,
+    fit_ridge,
+    load_effect_map,
+)
 from fgaa_utils.method.effects import EffectData
-from fgaa_utils.method.features import bos_filter, check_norm, contrastive_difference, density_filter, target
-from fgaa_utils.method.vectors import fgaa
+from fgaa_utils.method.recipe import Ingredients, Recipe, steering_vector
+from fgaa_utils.method.vectors import load_vectors
 from fgaa_utils.model.generate import SamplingParams, sampling_identity
 from fgaa_utils.model.lm import LanguageModel
-from fgaa_utils.names import FITS
-from fgaa_utils.project import unknown
+from fgaa_utils.names import Cell
 from fgaa_utils.shards import digest, load_tensors, save_frame
-from fgaa_utils.stats import bcs, bcs_draws, paired_comparisons
 
-SAME = 1e-5  # vectors that differ by no more in any entry are one vector
 GROUP = 54  # vectors generated together
-DECODER = "decoder"  # no effect map: a latent's direction is its decoder row
+CELL = ["behaviour", "method", "variant"]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that shapes a behaviour's FGAA vector, each field an entry of a row of `ablations.rows`.
+def row_vectors(
+    default: Recipe, rows: dict[str, dict], n1: dict[str, int], ingredients: Ingredients
+) -> dict[Cell, Tensor]:
+    """{(behaviour, "ablation", row): unit vector (d_model,)} of the default and of all rows {label: changes}.
 
-    n1 None: the value that the evaluation chose for the behaviour. examples None: all texts of each side, else so many
-    drawn at random, those of a smaller number among those of a larger; draw: which random order. effect_vectors None: all that the effect map
-    was fitted on.
+    n1: the default's for each behaviour; a row that sets n1 takes its own. Raises: ValueError for a row that is no
+    change of the recipe.
     """
-
-    include_bos: bool
-    theta: float
-    density_filter: bool
-    bos_filter: bool
-    target_norm: str
-    n2: int
-    bias_weight: float
-    fit: str
-    n1: int | None = None
-    examples: int | None = None
-    draw: int = 0
-    effect_vectors: int | None = None
-
-    def changed(self, changes: dict) -> "Recipe":
-        """This recipe with some fields changed.
-
-        Raises: ValueError for a field, fit or norm that does not exist, or for changes that do not go together.
-        """
-        for name in changes:
-            if name not in vars(self):
-                raise unknown("entry of a row of ablations.rows:", name, list(vars(self)))
-        if changes.get("fit", self.fit) not in (*FITS, DECODER, self.fit):
-            raise unknown("fit", changes["fit"], [*FITS, DECODER])
-        made = Recipe(**(vars(self) | changes))
-        check_norm(made.target_norm)
-        if made.fit == DECODER and made.bias_weight:
-            raise ValueError(f"a row has fit: {DECODER}, which has no bias; add bias_weight: 0.0 to it")
-        if made.effect_vectors and made.fit not in FITS:
-            raise ValueError(f"a row has effect_vectors with fit {made.fit!r}; only {', '.join(FITS)} are fitted here")
-        return made
+    recipes = {DEFAULT: default} | {label: default.changed(changes) for label, changes in rows.items()}
+    return {
+        (behaviour, ABLATION, label): steering_vector(
+            replace(recipe, n1=recipe.n1 or n1[behaviour]), behaviour, ingredients
+        )
+        for label, recipe in recipes.items()
+        for behaviour in n1
+    }
 
 
-def row_label(changes: dict) -> str:
-    """A row's name in tables: what is changed."""
-    shown = {True: "on", False: "off"}
-    return ", ".join(f"{name} {shown.get(v, v) if isinstance(v, bool) else v}" for name, v in changes.items())
+def changeable(recipe: Recipe) -> dict:
+    """The entries of a recipe that a row can change; FGAA has no rank."""
+    return {name: value for name, value in vars(recipe).items() if name not in ("method", "rank")}
 
 
-def decoder_map(W_dec: Tensor) -> EffectMap:
-    """The map under which a latent's direction is its decoder row (d_sae, d_model), with no bias: no approximator."""
-    return EffectMap(W_dec.T, torch.zeros(len(W_dec)), {})
+def main_run_vectors(files: list[Path], identity: dict) -> dict[Cell, Tensor]:
+    """FGAA's vectors of the main run, whose texts are there already."""
+    found: dict[Cell, Tensor] = {}
+    for file in files:
+        vectors = load_vectors(file, identity=identity)
+        found |= {name.cell: vector for name, vector in vectors.items() if name.method == "fgaa"}
+    return found
+
+
+def names_of_rows(twin: dict[Cell, Cell]) -> dict[str, dict[str, Cell]]:
+    """{row: {behaviour: name of its texts}} of the twins of row_vectors and other vectors."""
+    names: dict[str, dict[str, Cell]] = {}
+    for (behaviour, method, label), name in twin.items():
+        if method == ABLATION:
+            names.setdefault(label, {})[behaviour] = name
+    return names
+
+
+def new_by_row(names: dict[str, dict[str, Cell]]) -> pd.DataFrame:
+    """How many vectors of each row are its own: neither the main run nor an earlier row has them."""
+    own = {row: sum(name[1:] == (ABLATION, row) for name in cells.values()) for row, cells in names.items()}
+    return pd.DataFrame({"new vectors": own}).rename_axis("row")
 
 
 @dataclass
-class VectorBuilder:
-    """Makes the vectors of recipes. latents[include_bos][behaviour] holds the mean latents of the texts of X+ and X-,
-    each (texts, d_sae); density, bos_latents (d_sae,); effect_map(fit, effect_vectors) gives the map of a recipe;
-    n1 is the evaluation's choice of each behaviour."""
+class EffectMapCache:
+    """Effect maps by fit and number of effect vectors (None: as the effects stage made it), each had once.
 
-    latents: dict[bool, dict[str, tuple[Tensor, Tensor]]]
-    density: Tensor
-    bos_latents: Tensor
-    effect_map: Callable[[str, int | None], EffectMap]
-    n1: dict[str, int]
-    seed: int = 0
+    folder: data/effects. effects: the parameters of its stage.
+    """
 
-    def _drawn(self, side: Tensor, count: int | None, draw: int) -> Tensor:
-        order = np.random.default_rng([self.seed, len(side), draw]).permutation(len(side))
-        return side if count is None else side[order[:count]]
+    lm: LanguageModel
+    sae: SAE
+    layer: int
+    folder: Path
+    effects: dict
+    identity: dict
+    seed: int
+    _kept: dict[tuple[str, int | None], EffectMap] = field(default_factory=dict)
 
-    def vector(self, behaviour: str, recipe: Recipe) -> Tensor:
-        """The unit steering vector (d_model,) (Eq. 1-5). Raises: ValueError if the filters leave no latent."""
-        positive, negative = (
-            self._drawn(side, recipe.examples, recipe.draw) for side in self.latents[recipe.include_bos][behaviour]
+    def __call__(self, fit: str, count: int | None = None) -> EffectMap:
+        """Raises: ValueError for a map of another model, SAE or layer, or a count that is no number of chunks."""
+        if (fit, count) not in self._kept:
+            self._kept[fit, count] = self._fitted(fit, count) if count else self._loaded(fit)
+        return self._kept[fit, count]
+
+    def _loaded(self, fit: str) -> EffectMap:
+        sizes = {"d_model": self.lm.d_model, "d_sae": self.sae.cfg.d_sae}
+        return load_effect_map(fit, self.folder, identity=self.identity, **sizes)
+
+    def _fitted(self, fit: str, count: int) -> EffectMap:
+        return fit_on(
+            self.lm,
+            self.sae,
+            self.layer,
+            self.folder,
+            count,
+            fit,
+            self.effects,
+            identity=self.identity,
+            seed=self.seed,
         )
-        v = contrastive_difference(positive, negative)
-        if recipe.density_filter:
-            v = density_filter(v, self.density, recipe.theta)
-        if recipe.bos_filter:
-            v = bos_filter(v, self.bos_latents)
-        wanted = target(v, recipe.n1 or self.n1[behaviour], recipe.n2, norm=recipe.target_norm)
-        return fgaa(self.effect_map(recipe.fit, recipe.effect_vectors), wanted, bias_weight=recipe.bias_weight)
 
 
 def fit_on(
@@ -130,9 +135,9 @@ def fit_on(
     seed: int,
 ) -> EffectMap:
     """The map that `fit` makes of the first `count` vectors of the effect data in `folder`, under the parameters
-    `effects` of its stage; data that are not there are made, as that stage makes them. The map is kept as the stage
-    keeps its own.
+    `effects` of its stage.
 
+    Data that are not there are made, as that stage makes them; the map is kept as that stage keeps its own.
     Raises: ValueError for a count that is no number of chunks, from two up to all.
     """
     chunks, rest = divmod(count, effects["chunk_size"])
@@ -141,17 +146,9 @@ def fit_on(
         raise ValueError(f"effect_vectors is {count}; the effect data come in chunks, so that it can be one of {sizes}")
     sampling = SamplingParams(**{name: effects[name] for name in ("new_tokens", "top_k", "temperature", "batch")})
     names = ("openers", "chunk_size", "heldout_vectors", "heldout_rollouts", "unsteered_rollouts")
+    options = {name: effects[name] for name in names}
     scales = load_tensors(folder / "scales.safetensors")[0]["scales"]
-    data = EffectData(
-        lm,
-        sae,
-        scales,
-        layer,
-        folder / "shards",
-        sampling=sampling,
-        seed=seed,
-        **{name: effects[name] for name in names},
-    )
+    data = EffectData(lm, sae, scales, layer, folder / "shards", sampling=sampling, seed=seed, **options)
     file = folder / "shards" / f"{fit}_{count}_{digest([data.identity, effects])}.safetensors"
     if not file.exists():
         _fit(fit, data, chunks, effects, identity, seed).save(file)
@@ -167,102 +164,74 @@ def _fit(fit: str, data: EffectData, chunks: int, effects: dict, identity: dict,
     return {"ridge": fit_ridge, "reduced_rank": fit_reduced_rank}[fit](folds, effects["ridge_strengths"], identity)[0]
 
 
-@dataclass
-class TextPlan:
-    """Which texts the rows need: every distinct vector of a behaviour is run once. `known` are the evaluation's vectors
-    by name; their texts are there already. Of equal ones, the first name counts."""
-
-    vectors: dict[tuple[str, str], Tensor]  # (row, behaviour): vector
-    known: dict[tuple[str, str, int], Tensor]
-    names: dict[tuple[str, str], tuple[str, str, int]] = field(init=False)  # (row, behaviour): name of its texts
-    new: dict[tuple[str, str, int], Tensor] = field(init=False)  # name: vector, of those that have no texts yet
-
-    def __post_init__(self):
-        self.names, self.new = {}, {}
-        for (row, behaviour), vector in self.vectors.items():
-            equal = [
-                name
-                for name, other in [*self.known.items(), *self.new.items()]
-                if name[0] == behaviour and torch.allclose(vector, other, rtol=0, atol=SAME)
-            ]
-            name = equal[0] if equal else (behaviour, "ablation", len(self.new))
-            if not equal:
-                self.new[name] = vector
-            self.names[row, behaviour] = name
-
-    def same(self, row: str, other: str) -> bool:
-        """Whether two rows have the same vectors for every behaviour."""
-        return all(self.names[row, b] == self.names[other, b] for r, b in self.vectors if r == row)
-
-
 def run_cells(
-    lm: LanguageModel,
-    vectors: dict[tuple[str, str, int], Tensor],
-    cells: Callable[[dict], pd.DataFrame],
+    bench: ev.Bench,
+    cells: pd.DataFrame,
+    vectors: dict[Cell, Tensor],
     prompts: list[str],
-    samples: int,
-    layer: int,
-    sampling: SamplingParams,
-    folder: Path,
-    judge: Judge,
-    behaviours: list[str],
+    count: int,
     *,
-    seeds: tuple[int, ...],
+    split: int,
     progress: str,
 ) -> pd.DataFrame:
-    """Scored samples of cells(vectors), made for groups of vectors and kept vector by vector: a row that is added,
-    changed or moved leaves the texts of all others as they are."""
-    kept = folder / "texts"
+    """Scored samples of the cells, as of Bench.samples, generated for groups of vectors and kept vector by vector: a
+    row that is added, changed or moved leaves the texts of all others as they are. An empty frame of no cells."""
+    if cells.empty:
+        return pd.DataFrame()
+    rows = {
+        name: ev.expand_samples(part, prompts, count, seeds=(bench.seed, split))
+        for name, part in cells.groupby(CELL, sort=False)
+    }
+    files = {name: _kept(bench, part, vectors[name]) for name, part in rows.items()}
+    _generate(bench, {name: rows[name] for name in rows if not files[name].exists()}, files, vectors, progress)
+    read = [rows[name].assign(text=pd.read_parquet(files[name]).text.to_numpy()) for name in rows]
+    texts = pd.concat(read, ignore_index=True)
+    ev.announce(bench.judge, texts, bench.behaviours)
+    return ev.score_samples(texts, bench.judge, bench.behaviours)
+
+
+def _kept(bench: ev.Bench, samples: pd.DataFrame, vector: Tensor) -> Path:
+    """Where the texts of one vector are kept: the name is a digest of all that shapes them."""
+    drawn = {column: samples[column].tolist() for column in ("prompt", "coeff", "seed")}
+    shaped_by = sampling_identity(bench.lm, bench.layer, bench.sampling) | drawn | {"vector": digest(vector)}
+    return bench.folder / "texts" / f"shard_{digest(shaped_by)}.parquet"
+
+
+def _generate(
+    bench: ev.Bench,
+    rows: dict[Cell, pd.DataFrame],
+    files: dict[Cell, Path],
+    vectors: dict[Cell, Tensor],
+    progress: str,
+) -> None:
+    """Make the texts of rows {name: samples}, group by group, and keep them in files."""
+    kept = bench.folder / "texts"
     kept.mkdir(parents=True, exist_ok=True)
-    common = sampling_identity(lm, layer, sampling)
-    (kept / "identity.json").write_text(json.dumps(common, indent=1, sort_keys=True))
-    rows, files = {}, {}
-    for name, vector in vectors.items():
-        rows[name] = ev.expand_samples(cells({name: vector}), prompts, samples, seeds=seeds)
-        drawn = {column: rows[name][column].tolist() for column in ("prompt", "coeff", "seed")}
-        files[name] = kept / f"shard_{digest(common | drawn | {'vector': digest(vector)})}.parquet"
-    missing = [name for name in vectors if not files[name].exists()]
-    groups = [{name: vectors[name] for name in missing[i : i + GROUP]} for i in range(0, len(missing), GROUP)]
+    identity = sampling_identity(bench.lm, bench.layer, bench.sampling)
+    (kept / "identity.json").write_text(json.dumps(identity, indent=1, sort_keys=True))
+    names = list(rows)
+    groups = [names[i : i + GROUP] for i in range(0, len(names), GROUP)]
     for number, group in enumerate(groups, start=1):
         joint = pd.concat([rows[name] for name in group], ignore_index=True)
+        steered = {name: vectors[name] for name in group}
         label = f"{progress} {number} of {len(groups)}"
-        texts = ev.generate_samples(lm, joint, group, layer, sampling, folder, progress=label)
-        for name, part in texts.groupby(["behaviour", "method", "variant"]):
+        texts = ev.generate_samples(bench.lm, joint, steered, bench.layer, bench.sampling, bench.folder, progress=label)
+        for name, part in texts.groupby(CELL):
             save_frame(files[name], part[["text"]])
-    if not vectors:
-        return pd.DataFrame()
-    read = [rows[name].assign(text=pd.read_parquet(files[name]).text.to_numpy()) for name in vectors]
-    texts = pd.concat(read, ignore_index=True)
-    ev.announce(judge, texts, behaviours)
-    return ev.score_samples(texts, judge, behaviours)
 
 
-def best_scales(scores: pd.DataFrame) -> dict[tuple[str, str, int], tuple[float, float]]:
-    """{name: (scale, coeff)}: the scale of the highest BCS of each vector's cells, from evaluation.cell_scores."""
-    best = ev.choose_cells(scores.assign(method=list(zip(scores.method, scores.variant))))
-    return {(c.target, *c.method): (c.scale, c.coeff) for c in best.itertuples()}
+def best_scales(scores: pd.DataFrame) -> dict[Cell, tuple[float, float]]:
+    """{name: (scale, coeff)}: the scale of the highest BCS of each vector, of equal ones the smallest; scores as of
+    cell_scores."""
+    ranked = scores.sort_values(["BCS", "scale"], ascending=[False, True], kind="stable")
+    best = ranked.drop_duplicates(["target", "method", "variant"])
+    return {(c.target, c.method, c.variant): (c.scale, c.coeff) for c in best.itertuples()}
 
 
-def score_row(cells: list[pd.DataFrame], *, draws: int, seed: int) -> tuple[NDArray, NDArray]:
-    """(BCS (behaviours,), bootstrap draws (behaviours, draws)) of one cell for each behaviour, with columns B,
-    coherence and prompt."""
-    parts = [(c.B.to_numpy(), c.coherence.to_numpy(), c.prompt.to_numpy()) for c in cells]
-    values = np.array([bcs(b, c) for b, c, _ in parts])
-    return values, np.stack([bcs_draws(*part, draws=draws, seed=seed) for part in parts])
-
-
-def differences(scores: dict[str, NDArray], plan: TextPlan, default: str = "default") -> dict[str, dict[str, float]]:
-    """{row: {value, lo, hi, p, better_on, same}}: a row's BCS (behaviours,) minus the default's, with a 95 % interval
-    over behaviours and a p value corrected for the rows whose vectors differ (Holm)."""
-    same = {row: plan.same(row, default) for row in scores if row != default}
-    against = paired_comparisons(scores[default], {row: scores[row] for row, equal in same.items() if not equal})
-    table = {}
-    for row, equal in same.items():
-        if equal:
-            table[row] = {"value": 0.0, "lo": 0.0, "hi": 0.0, "p": 1.0, "better_on": 0, "same": True}
-            continue
-        p = against[row]
-        better = int((scores[row] > scores[default]).sum())
-        entry = {"value": -p["value"], "lo": -p["hi"], "hi": -p["lo"], "p": p["p"], "better_on": better, "same": False}
-        table[row] = entry
-    return table
+def untested_cells(
+    names: Iterable[Cell], scales: dict[Cell, tuple[float, float]], tested: pd.DataFrame
+) -> pd.DataFrame:
+    """The cells of `names` at their scales that `tested` has no samples of: behaviour, method, variant, scale, coeff."""
+    have = set(zip(tested.behaviour, tested.method, tested.variant, tested.scale))
+    cells = [(*name, *scales[name]) for name in dict.fromkeys(names) if (*name, scales[name][0]) not in have]
+    return pd.DataFrame(cells, columns=[*CELL, "scale", "coeff"])

@@ -8,9 +8,12 @@ coefficient in the absolute norm of the residual stream; all zero is unsteered.
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache
@@ -20,7 +23,7 @@ from fgaa_utils.model.halving import Halving
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import check_delta, edited_logits, next_token_ce
 from fgaa_utils.project import unknown
-from fgaa_utils.shards import ShardStore, digest
+from fgaa_utils.shards import ShardStore, digest, identity
 
 SCORES = ("per_char", "sum")
 
@@ -141,6 +144,41 @@ def steered_text_ce(
     return torch.stack(columns, dim=1)
 
 
+def pick_texts(rows: NDArray, count: int, tokens: int, *, seeds: tuple[int, ...]) -> Tensor:
+    """`count` random rows of token ids (rows, pos), cut to `tokens`; a larger count goes on where a smaller ends.
+
+    Raises: ValueError for a count below 1 or beyond the rows, or tokens below 2 or beyond their length.
+    """
+    if not (1 <= count <= len(rows) and 2 <= tokens <= rows.shape[1]):
+        there = f"there are {len(rows)} of {rows.shape[1]}; change costs.texts or costs.text_tokens"
+        raise ValueError(f"{count} texts of {tokens} tokens asked for, {there}")
+    order = np.random.default_rng(seeds).permutation(len(rows))
+    return torch.from_numpy(rows).long()[order[:count], :tokens]
+
+
+def text_ce_after(lm: LanguageModel, ids: Tensor, prefixes: list[list[int]], layer: int) -> Tensor:
+    """Cross-entropy of each unsteered text behind each prefix of token ids, (prefixes, texts); see steered_text_ce."""
+    plain, found = torch.zeros(1, lm.d_model), []
+    for prefix in prefixes:
+        behind = torch.cat([ids[:, :1], torch.tensor([prefix]).expand(len(ids), -1), ids[:, 1:]], dim=1)
+        found.append(steered_text_ce(lm, behind, plain, layer, skip=len(prefix)))
+    return torch.cat(found)
+
+
+def option_logprobs_after(
+    lm: LanguageModel, questions: list[Question], prefixes: list[list[int]], layer: int, folder: Path
+) -> Tensor:
+    """Unsteered log-probabilities of the options with each prefix of token ids before every question, (prefixes, options).
+
+    See option_logprobs. Each prefix is a shard under `folder`.
+    """
+    plain, found = torch.zeros(1, lm.d_model), []
+    for prefix in tqdm(prefixes, desc="multiple choice after examples", mininterval=15):
+        behind = [replace(question, prefix=lm.tokenizer.decode(prefix) + question.prefix) for question in questions]
+        found.append(measure_cells(option_logprobs, lm, behind, plain, layer, folder))
+    return torch.cat(found)
+
+
 def measure_cells(
     measure: Callable[..., Tensor],
     lm: LanguageModel,
@@ -160,9 +198,8 @@ def measure_cells(
         raise ValueError("no deltas to measure; give at least one, all zero for unsteered")
     parts = deltas.split(cells)
     texts = asked if isinstance(asked, Tensor) else [[question.prefix, *question.options] for question in asked]
-    identity = lm.place | {"measure": measure.__name__, "model": lm.identity, "layer": layer, "asked": digest(texts)}
-    identity |= {"deltas": digest(deltas), "cells": cells, "torch": torch.__version__}
-    store = ShardStore(folder, identity, len(parts))
+    shaping = {"measure": measure.__name__, "layer": layer, "asked": digest(texts), "deltas": digest(deltas)}
+    store = ShardStore(folder, identity(lm, cells=cells, **shaping), len(parts))
     missing = store.missing()
     bar = tqdm(total=len(deltas), desc=progress, unit="cell", disable=progress is None, mininterval=15)
     bar.update(len(deltas) - sum(len(parts[index]) for index in missing))

@@ -1,10 +1,11 @@
-"""Steered samples over behaviours, methods, scales and prompts; their scores; the choice made on validation.
+"""Steered samples over behaviours, methods, scales and prompts: made, scored, and the choice made on validation.
 
 A cell is one vector at one scale; its samples are `prompts` x `samples` texts, with the same random numbers in
 every cell of a split, so that cells are compared on equal luck.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +14,27 @@ import torch
 from torch import Tensor
 
 from fgaa_utils.evaluation.scales import check_scales
+from fgaa_utils.evaluation.scores import chosen_samples, for_target
+from fgaa_utils.judges.choose import judge_rows
 from fgaa_utils.judges.criteria import COHERENCE
 from fgaa_utils.judges.local import Judge
 from fgaa_utils.judges.server import ServerJudge
+from fgaa_utils.method.vectors import twins
 from fgaa_utils.model.generate import Rows, SamplingParams, generate_all, row_seeds
 from fgaa_utils.model.lm import LanguageModel
-from fgaa_utils.names import SHARED
-from fgaa_utils.project import unknown
-from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate
+from fgaa_utils.names import METHODS, SHARED, UNSTEERED, Cell, VectorName
 
-UNSTEERED = (SHARED, "unsteered", 0)
+PLAIN = VectorName(SHARED, UNSTEERED).cell  # text without steering
+# What a split adds to the run's seed. All cells of a split share their random numbers; the splits share none.
+VALIDATION, TEST, HELDOUT_TEXTS = 11, 12, 21
 
 
 def cell_grid(
-    names: list[tuple[str, str, int]],
+    names: list[Cell],
     scales: list[float],
     *,
     unit: float,
-    plain: Iterable[tuple[str, str, int]] = (),
+    plain: Iterable[Cell] = (),
 ) -> pd.DataFrame:
     """One row per cell: behaviour, method, variant, scale (in the unit), coeff (absolute).
 
@@ -38,7 +42,7 @@ def cell_grid(
     """
     check_scales(scales)
     rows = [(*name, scale, scale * unit) for name in names for scale in scales]
-    rows += [(*name, 0.0, 0.0) for name in (UNSTEERED, *plain)]
+    rows += [(*name, 0.0, 0.0) for name in (PLAIN, *plain)]
     return pd.DataFrame(rows, columns=["behaviour", "method", "variant", "scale", "coeff"])
 
 
@@ -57,19 +61,55 @@ def expand_samples(cells: pd.DataFrame, prompts: list[str], samples: int, *, see
 def generate_samples(
     lm: LanguageModel,
     samples: pd.DataFrame,
-    vectors: dict[tuple[str, str, int], Tensor],
+    vectors: dict[Cell, Tensor],
     layer: int,
     sampling: SamplingParams,
     folder: Path,
     *,
     progress: str,
-    prefixes: dict[tuple[str, str, int], list[int]] | None = None,
+    prefixes: dict[Cell, list[int]] | None = None,
 ) -> pd.DataFrame:
-    """The samples with a column `text`: prompt and continuation as one string, without the prefix if there is one."""
+    """The samples with a column `text`: prompt and continuation as one string, without the prefix if there is one.
+
+    Equal vectors of a behaviour are one: their samples are generated once and stand under every name.
+    """
+    same = twins(vectors)
+    names = [same.get(name, name) for name in zip(samples.behaviour, samples.method, samples.variant)]
+    made, place = _distinct(names, samples)
+    texts = _generate(
+        lm, samples.iloc[made], [names[i] for i in made], vectors, layer, sampling, folder, progress, prefixes or {}
+    )
+    return samples.assign(text=[texts[i] for i in place])
+
+
+def _distinct(names: list[Cell], samples: pd.DataFrame) -> tuple[list[int], list[int]]:
+    """(rows, place): the first row of every text that is to be made, and for each row the place of its text there."""
+    places: dict[tuple, int] = {}
+    rows: list[int] = []
+    place = []
+    for i, key in enumerate(zip(names, samples.coeff, samples.prompt, samples.seed)):
+        if key not in places:
+            places[key] = len(rows)
+            rows.append(i)
+        place.append(places[key])
+    return rows, place
+
+
+def _generate(
+    lm: LanguageModel,
+    samples: pd.DataFrame,
+    names: list[Cell],
+    vectors: dict[Cell, Tensor],
+    layer: int,
+    sampling: SamplingParams,
+    folder: Path,
+    progress: str,
+    prefixes: dict[Cell, list[int]],
+) -> list[str]:
+    """The text of each sample, which the vector or the prefix of its name shapes."""
     number = {name: i for i, name in enumerate(vectors)}
-    names = list(zip(samples.behaviour, samples.method, samples.variant))
     openers = dict(zip(samples.prompt, lm.encode(samples.prompt.tolist(), bos=False)))
-    contexts = [(tuple((prefixes or {}).get(name, ())), prompt) for name, prompt in zip(names, samples.prompt)]
+    contexts = [(tuple(prefixes.get(name, ())), prompt) for name, prompt in zip(names, samples.prompt)]
     distinct = {context: i for i, context in enumerate(dict.fromkeys(contexts))}
     rows = Rows(
         prompts=[[lm.tokenizer.bos_token_id, *prefix, *openers[prompt]] for prefix, prompt in distinct],
@@ -81,7 +121,7 @@ def generate_samples(
     )
     tokens = generate_all(lm, rows, layer, sampling, folder, progress=progress)
     full = [openers[prompt] + new for prompt, new in zip(samples.prompt, tokens.tolist(), strict=True)]
-    return samples.assign(text=lm.tokenizer.batch_decode(full, skip_special_tokens=True))
+    return lm.tokenizer.batch_decode(full, skip_special_tokens=True)
 
 
 def score_samples(samples: pd.DataFrame, judge: Judge, behaviours: list[str]) -> pd.DataFrame:
@@ -103,86 +143,36 @@ def announce(judge: Judge, samples: pd.DataFrame, behaviours: list[str]) -> None
         print("to be asked:", judge.estimate(texts | {COHERENCE: samples.text.tolist()}, timed=True))
 
 
-def missing_scores(samples: pd.DataFrame, behaviours: list[str]) -> int:
-    """How many scores of score_samples a judge left out."""
-    own = [for_target(samples, name)[f"B_{name}"] for name in behaviours]
-    return int(sum(column.isna().sum() for column in (samples.coherence, *own)))
+@dataclass(frozen=True)
+class Bench:
+    """What makes and scores samples: a model, how it samples, a judge, and the folder that keeps the shards."""
 
+    lm: LanguageModel
+    layer: int
+    sampling: SamplingParams
+    folder: Path
+    judge: Judge
+    behaviours: list[str]
+    seed: int
 
-def for_target(samples: pd.DataFrame, behaviour: str) -> pd.DataFrame:
-    """The samples of a behaviour's own vectors and of the shared ones."""
-    return samples[samples.behaviour.isin([behaviour, SHARED])]
-
-
-def for_behaviour(samples: pd.DataFrame, behaviour: str) -> pd.DataFrame:
-    """The samples of a behaviour's own vectors and of the shared ones, with its score as column `B`."""
-    own = for_target(samples, behaviour)
-    return own.assign(B=own[f"B_{behaviour}"], target=behaviour)
-
-
-def cell_scores(samples: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
-    """Mean B, mean coherence C and BCS = B x C of every cell and target behaviour (paper, section 4)."""
-    long = pd.concat([for_behaviour(samples, b) for b in behaviours])
-    keys = ["target", "method", "variant", "scale", "coeff"]
-    means = long.groupby(keys, sort=False).agg(B=("B", "mean"), C=("coherence", "mean"), n=("B", "size"))
-    return means.assign(BCS=means.B * means.C).reset_index()
-
-
-def choose_cells(scores: pd.DataFrame) -> pd.DataFrame:
-    """The cell of the highest BCS for each target and method; ties go to the smaller scale, then variant."""
-    ranked = scores.sort_values(["BCS", "scale", "variant"], ascending=[False, True, True], kind="stable")
-    return ranked.drop_duplicates(["target", "method"]).sort_values(["target", "method"]).reset_index(drop=True)
-
-
-def chosen_samples(samples: pd.DataFrame, choice: pd.Series) -> pd.DataFrame:
-    """The samples of the cell that a row of choose_cells names, with column `B` for its target.
-
-    Raises: ValueError if there are none.
-    """
-    own = for_behaviour(samples, choice.target)
-    cell = own[(own.method == choice.method) & (own.variant == choice.variant) & np.isclose(own.scale, choice.scale)]
-    if cell.empty:
-        raise ValueError(
-            f"no samples of {choice.method} variant {choice.variant} at scale {choice.scale} for {choice.target}"
+    def samples(
+        self,
+        cells: pd.DataFrame,
+        vectors: dict[Cell, Tensor],
+        prompts: list[str],
+        count: int,
+        *,
+        split: int,
+        progress: str,
+        prefixes: dict[Cell, list[int]] | None = None,
+    ) -> pd.DataFrame:
+        """Scored samples of the cells, `count` of each prompt; `split` (VALIDATION, TEST) goes into their seeds."""
+        rows = expand_samples(cells, prompts, count, seeds=(self.seed, split))
+        rows = generate_samples(
+            self.lm, rows, vectors, self.layer, self.sampling, self.folder, progress=progress, prefixes=prefixes
         )
-    return cell
-
-
-def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed: int) -> tuple[dict, dict]:
-    """(table, draws): table[method][behaviour or "average"] is {value, lo, hi, n}; draws[method] (behaviours, draws).
-
-    Values are the BCS of the chosen cells on the samples given; intervals are bootstraps over prompts and
-    samples, and over behaviours too for the average. The average of one behaviour is that behaviour's score.
-    """
-    table: dict[str, dict] = {}
-    distributions: dict[str, np.ndarray] = {}
-    for method, rows in choices.groupby("method", sort=False):
-        boots = []
-        table[method] = {}
-        for _, choice in rows.iterrows():
-            cell = chosen_samples(samples, choice)
-            b, c, groups = cell.B.to_numpy(), cell.coherence.to_numpy(), cell.prompt.to_numpy()
-            boots.append(bcs_draws(b, c, groups, draws=draws, seed=seed))
-            table[method][choice.target] = estimate(bcs(b, c), boots[-1], len(cell), units=cell.prompt.nunique())
-        distributions[method] = np.stack(boots)
-        entries = list(table[method].values())
-        value, total = np.mean([entry["value"] for entry in entries]), sum(entry["n"] for entry in entries)
-        averages = average_draws(distributions[method], seed=seed)
-        average = estimate(float(value), averages, total, units=len(entries))
-        table[method]["average"] = average if len(entries) > 1 else entries[0]
-    return table, distributions
-
-
-def off_target(
-    samples: pd.DataFrame, choices: pd.DataFrame, method: str, judge: Judge, behaviours: list[str]
-) -> pd.DataFrame:
-    """How much more of each behaviour (columns) the chosen cell of each target (rows) shows than unsteered text."""
-    plain = samples[samples.method == "unsteered"].text.tolist()
-    base = [np.nanmean(judge.behaviour(plain, name)) for name in behaviours]
-    rows = choices[choices.method == method].set_index("target").loc[behaviours].reset_index()
-    texts = [chosen_samples(samples, row).text.tolist() for row in rows.itertuples()]
-    means = [[np.nanmean(judge.behaviour(cell, name)) for name in behaviours] for cell in texts]
-    return pd.DataFrame(np.array(means) - base, index=behaviours, columns=behaviours)
+        announce(self.judge, rows, self.behaviours)
+        return score_samples(rows, self.judge, self.behaviours)
 
 
 def check_design(
@@ -190,14 +180,12 @@ def check_design(
     scales: list[float],
     validation_prompts: list[str],
     test_prompts: list[str],
-    paper_prompt: str,
     validation_samples: int,
     test_samples: int,
 ) -> None:
     """Look at the whole design before anything is generated.
 
-    Raises: ValueError for scales that do not grow, a prompt on both sides, a paper prompt that is no test prompt,
-    or a sample count below 1.
+    Raises: ValueError for scales that do not grow, a prompt on both sides, or a sample count below 1.
     """
     check_scales(scales)
     for name, prompts in (("validation_prompts", validation_prompts), ("test_prompts", test_prompts)):
@@ -205,38 +193,36 @@ def check_design(
             raise ValueError(f"{name} names a prompt twice: {prompts}")
     if both := set(validation_prompts) & set(test_prompts):
         raise ValueError(f"prompts {sorted(both)} are in validation_prompts and in test_prompts; each may be in one")
-    if paper_prompt not in test_prompts:
-        raise unknown("paper_prompt", paper_prompt, test_prompts)
     for name, count in (("validation_samples", validation_samples), ("test_samples", test_samples)):
         if count < 1:
             raise ValueError(f"{name} is {count}; it must be at least 1")
 
 
-def scale_curves(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
-    """BCS of each target's and method's chosen variant at every scale: target, method, scale, B, C, value, lo, hi, n."""
-    rows = []
-    for _, choice in choices.iterrows():
-        own = for_behaviour(samples, choice.target)
-        own = own[(own.method == choice.method) & (own.variant == choice.variant)]
-        for scale, cell in own.groupby("scale"):
-            b, c = cell.B.to_numpy(), cell.coherence.to_numpy()
-            boots = bcs_draws(b, c, cell.prompt.to_numpy(), draws=draws, seed=seed)
-            row = {
-                "target": choice.target,
-                "method": choice.method,
-                "scale": scale,
-                "B": np.nanmean(b),
-                "C": np.nanmean(c),
-            }
-            rows.append(row | estimate(bcs(b, c), boots, len(cell), units=cell.prompt.nunique()))
-    return pd.DataFrame(rows)
+def side_effects(samples: pd.DataFrame, choices: pd.DataFrame, judge: Judge, behaviours: list[str]) -> pd.DataFrame:
+    """The samples of the chosen cells, scored for every behaviour; `target` is the one that they are to show."""
+    parts = [chosen_samples(samples, choice)[["target", "method", "text"]] for choice in choices.itertuples()]
+    chosen = pd.concat(parts, ignore_index=True)
+    announce(judge, chosen.assign(behaviour=SHARED), behaviours)
+    scores = {f"B_{name}": judge.behaviour(chosen.text.tolist(), name) for name in behaviours}
+    return chosen.assign(**scores)
 
 
-def best_over_scales(curves: pd.DataFrame) -> dict:
-    """table[method][behaviour] as in bcs_table: the maximum over scales of scale_curves, on the samples that are
-    reported, as the paper takes it (section 4; there on one prompt)."""
-    best = curves.sort_values("value", ascending=False, kind="stable").drop_duplicates(["target", "method"])
-    table: dict[str, dict] = {}
-    for row in best.sort_values(["method", "target"]).itertuples():
-        table.setdefault(row.method, {})[row.target] = {"value": row.value, "lo": row.lo, "hi": row.hi, "n": row.n}
-    return table
+def cosines_with_fgaa(vectors: dict[Cell, Tensor], choices: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """{method: {behaviour: cosine}} of FGAA's vector with each other method's, at the variants chosen."""
+    chosen = {(c.target, c.method): (c.target, c.method, c.variant) for c in choices.itertuples()}
+    keys = sorted({target for target, _ in chosen})
+    return {
+        m: {key: float(vectors[chosen[key, "fgaa"]] @ vectors[chosen[key, m]]) for key in keys}
+        for m in METHODS
+        if m != "fgaa"
+    }
+
+
+def other_judges(samples: pd.DataFrame, judges: dict[str, Judge], behaviours: list[str]) -> pd.DataFrame:
+    """Samples (columns target, method, text, B, coherence) with `<kind>_B` and `<kind>_C` of each other judge."""
+    scored = samples.reset_index(drop=True)
+    for kind, judge in judges.items():
+        announce(judge, scored.assign(behaviour=scored.target), behaviours)
+        theirs = judge_rows(scored, judge)
+        scored = scored.assign(**{f"{kind}_B": theirs.B, f"{kind}_C": theirs.C})
+    return scored

@@ -6,8 +6,11 @@ An interval decides: a claim that the data cannot tell from its opposite is unde
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from fgaa_utils.evaluation.tables import Results
+from fgaa_utils.names import LABELS, METHODS
 from fgaa_utils.stats import interval, paired_difference
 
 
@@ -58,3 +61,104 @@ def best_on_most(claim: str, draws: dict[str, NDArray], ours: str, shown_in: str
         f"first on {np.median(first):g} of {count} [{lo:g}, {hi:g}], alone on {np.median(alone):g} (bootstrap medians)"
     )
     return Claim(claim, measured, verdict(lo, hi, count / 2), shown_in)
+
+
+def claims_table(claims: list[Claim]) -> pd.DataFrame:
+    """One row a claim, as a page shows it."""
+    return pd.DataFrame(claims).rename(columns={"shown_in": "shown in"})
+
+
+def _rivals(ours: str) -> list[str]:
+    return [m for m in METHODS if m != ours]
+
+
+def score_claims(results: Results, *, margin: float) -> list[Claim]:
+    """The claims that the scores on test prompts decide; `margin`: loss of coherence that counts as keeping it."""
+    rivals = _rivals("fgaa")
+    coherence = {m: _coherence_at_choice(results, m) for m in results.methods}
+    largest = results.curve[(results.curve.method == "fgaa") & (results.curve.scale == results.scales[-1])]
+    largest = largest.set_index("target").loc[results.keys].C.to_numpy()
+    return [
+        above_all(
+            "FGAA has the highest average BCS",
+            results.scores("fgaa"),
+            {LABELS[m]: results.scores(m) for m in rivals},
+            "FGAA against each other method",
+        ),
+        best_on_most(
+            "FGAA is the best method on most behaviours, alone or level",
+            {m: results.draws[m] for m in METHODS},
+            "fgaa",
+            "Scores on test prompts",
+        ),
+        above_all(
+            "FGAA keeps text coherent: as coherent as the others at their chosen scales, within the margin",
+            coherence["fgaa"],
+            {LABELS[m]: coherence[m] for m in rivals},
+            "Behaviour against coherence",
+            margin=margin,
+        ),
+        above_all(
+            "Steering hard costs coherence: FGAA's largest scale against unsteered text",
+            coherence["unsteered"],
+            {"the largest scale": largest},
+            "Behaviour against coherence",
+        ),
+    ]
+
+
+def _coherence_at_choice(results: Results, method: str) -> NDArray:
+    """Mean coherence (behaviours,) of a method's chosen cells."""
+    chosen = results.choices[results.choices.method == method][["target", "method", "scale"]]
+    return results.curve.merge(chosen).set_index("target").loc[results.keys].C.to_numpy()
+
+
+def label_claims(scores: dict[str, NDArray], coherence: pd.DataFrame, *, margin: float) -> list[Claim]:
+    """The same by annotators' labels: scores[method] (behaviours,) and coherence, behaviours by methods."""
+    rivals = _rivals("fgaa")
+    return [
+        above_all(
+            "By the labels: FGAA has the highest average BCS",
+            scores["fgaa"],
+            {LABELS[m]: scores[m] for m in rivals},
+            "The judge's page, Scores by labels",
+        ),
+        above_all(
+            "By the labels: FGAA's text is as coherent as the others', within the margin",
+            coherence["fgaa"].to_numpy(),
+            {LABELS[m]: coherence[m].to_numpy() for m in rivals},
+            "The judge's page, Scores by labels",
+            margin=margin,
+        ),
+    ]
+
+
+def negative_latents_claim(best: pd.DataFrame, keys: list[str], default_n2: int) -> Claim:
+    """The claim that negative latents hurt, from tables.best_by_latents."""
+    most = int(best.n2.max())
+    by_n2 = {n2: part.groupby("target").BCS.mean().loc[keys].to_numpy() for n2, part in best.groupby("n2")}
+    return above_all(
+        "More negative latents (n2) hurt: none against the most tried, best validation BCS averaged over n1",
+        by_n2[default_n2],
+        {f"n2 = {most}": by_n2[most]},
+        "n1 and n2",
+    )
+
+
+def vector_claims(cosine: dict[str, dict[str, float]], keys: list[str], l1_l2_distance: float) -> list[Claim]:
+    """The claims about the vectors themselves; cosine[method][behaviour] of FGAA's with the method's, as chosen."""
+    of = {m: np.array([cosine[m][key] for key in keys]) for m in _rivals("fgaa")}
+    return [
+        Claim(
+            "The norm of the target (L1 or L2) matters",
+            f"distance between the unit vectors {l1_l2_distance:.0e}",
+            "does not hold" if l1_l2_distance < 1e-3 else "holds",
+            "Claims of the paper (distances of 03_vectors)",
+        ),
+        above_all(
+            "FGAA's vectors lie closer to SAE-TS than to CAA and decoder rows (cosine, at the chosen variants)",
+            of["sae_ts"],
+            {LABELS[m]: of[m] for m in of if m != "sae_ts"},
+            "Claims of the paper (vectors of 03_vectors)",
+        ),
+    ]

@@ -4,13 +4,13 @@ import numpy as np
 
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.model.lm import LanguageModel
-from fgaa_utils.names import PROMPTING
+from fgaa_utils.names import PROMPTING, Cell, VectorName
 
 
 def example_prefixes(
     lm: LanguageModel, behaviours: list[Behaviour], *, tokens: int, orders: int, seed: int
-) -> dict[tuple[str, str, int], list[int]]:
-    """Token ids of `orders` example prefixes of each behaviour, named (behaviour, "prompting", 1 ..).
+) -> dict[Cell, list[int]]:
+    """Token ids of `orders` example prefixes of each behaviour, named by cell, `draw=1` and so on.
 
     A prefix holds positive texts, a line each, in random order and repeated as often as it takes; its front is cut
     to `tokens`, so that all prefixes are of one length.
@@ -23,5 +23,5 @@ def example_prefixes(
             ids: list[int] = []
             while len(ids) < tokens:
                 ids += [token for i in rng.permutation(len(lines)) for token in lines[i]]
-            prefixes[behaviour.key, PROMPTING, order] = ids[-tokens:]
+            prefixes[VectorName(behaviour.key, PROMPTING, draw=order).cell] = ids[-tokens:]
     return prefixes

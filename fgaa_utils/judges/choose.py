@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from fgaa_utils.data.behaviours import Behaviour
-from fgaa_utils.judges.labels import spearman
 from fgaa_utils.judges.local import Judge, LocalJudge
 from fgaa_utils.judges.model import ModelJudge
 from fgaa_utils.judges.server import ServerJudge
@@ -22,11 +20,12 @@ def check_kinds(kinds: list[str]) -> None:
             raise unknown("judge", kind, KINDS)
 
 
-def make_judge(
+def open_judge(
     kind: str,
     behaviours: list[Behaviour],
-    local: LocalJudge,
     *,
+    fitted: Path,
+    reference: Path,
     folder: Path,
     model: str,
     server: dict[str, float],
@@ -34,17 +33,31 @@ def make_judge(
 ) -> Judge:
     """The judge of one kind, for these behaviours.
 
-    folder: where a server's answers are kept. model (a folder under data/model/, a path or a hub id) and device (see
+    fitted: the file of the local judge, made by the stage judge, and reference: the folder of its reference model.
+    folder: where scores or a server's answers are kept. model (a folder under data/model/, a path or a hub id) and device (see
     resolve_device): of the kind hf; the local judge stays on the processor, so that its scores are the same anywhere.
     server: concurrency, timeout (s), attempts and prices of the kind openai, whose address, key and model are in the
-    environment. Raises: ValueError for an unknown kind or a variable that is not set.
+    environment.
+
+    Raises: ValueError for an unknown kind, a variable that is not set, or a behaviour that the local judge was not
+    fitted to; FileNotFoundError if that was not fitted yet.
     """
     check_kinds([kind])
     if kind == "openai":
         return ServerJudge.from_environment(behaviours, folder / "answers.jsonl", **server)
     if kind == "hf":
         return ModelJudge(model, behaviours, device=device)
-    return local
+    local = LocalJudge.load(fitted, reference=reference)
+    if absent := [b.key for b in behaviours if b.key not in local.behaviours]:
+        raise ValueError(f"the judge of {fitted.name} was not fitted to {', '.join(absent)}; run `dvc repro judge`")
+    return local.keep(folder)
+
+
+def announce(judge: Judge, texts_by_criterion: dict[str, list[str]]) -> None:
+    """Print what a judge that has to be asked will be asked for and how long it takes, before it starts."""
+    if isinstance(judge, ServerJudge):
+        found = judge.estimate(texts_by_criterion, timed=True)
+        print("to be asked:", found)
 
 
 def judge_rows(samples: pd.DataFrame, judge: Judge) -> pd.DataFrame:
@@ -57,16 +70,3 @@ def judge_rows(samples: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     ]
     coherence = pd.Series(judge.coherence(samples.text.tolist()), index=samples.index)
     return pd.DataFrame({"B": pd.concat(parts).loc[samples.index], "C": coherence})
-
-
-def rank_correlations(scores: dict[str, pd.DataFrame], reference: str) -> pd.DataFrame:
-    """Spearman's correlation of each judge's B and C with the reference judge's, over the n rows that both scored;
-    NaN for fewer than two."""
-    rows = {}
-    for name, frame in scores.items():
-        if name != reference:
-            both = frame.notna().all(axis=1) & scores[reference].notna().all(axis=1)
-            pairs = {c: (frame[c][both].to_numpy(), scores[reference][c][both].to_numpy()) for c in ("B", "C")}
-            n = int(np.sum(both))
-            rows[name] = {c: spearman(*pair) if n > 1 else np.nan for c, pair in pairs.items()} | {"n": n}
-    return pd.DataFrame(rows).T

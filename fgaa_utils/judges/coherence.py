@@ -7,6 +7,7 @@ The lower of the two counts: damage is told apart well by the first, which finds
 
 import re
 import zlib
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fgaa_utils.project import unknown
@@ -248,7 +249,24 @@ def damaged_windows(natural: pd.DataFrame, pieces: list[str], rng: Generator) ->
     return pd.DataFrame(rows, columns=["document", "text", "kind", "severity"])
 
 
-def fit_coherence(features: NDArray, sound: NDArray, *, C: float = 1.0) -> Pipeline:
+@dataclass(frozen=True)
+class CoherenceModel:
+    """A logistic model of features (texts, 13), which are standardised by `mean` and `scale` (13,) first; `coef` (13,),
+    `intercept` ()."""
+
+    mean: NDArray
+    scale: NDArray
+    coef: NDArray
+    intercept: NDArray
+
+    def predict(self, features: NDArray) -> NDArray:
+        """Share (texts,) of each text that is sound, 0..1."""
+        standard = (features - self.mean) / self.scale
+        # Summed row by row: a matrix product may round a row differently beside other rows.
+        return expit((standard * self.coef).sum(axis=1) + self.intercept)
+
+
+def fit_coherence(features: NDArray, sound: NDArray, *, C: float = 1.0) -> CoherenceModel:
     """A logistic model of the share of a text that is sound, 0..1 (texts,), from features (texts, 13).
 
     C is the inverse strength of the penalty.
@@ -257,14 +275,14 @@ def fit_coherence(features: NDArray, sound: NDArray, *, C: float = 1.0) -> Pipel
     # Each text stands once as sound and once as damaged, weighted by its share of either.
     sides = np.repeat([1, 0], len(sound))
     weights = np.concatenate([sound, 1 - sound])
-    return model.fit(np.vstack([features, features]), sides, logisticregression__sample_weight=weights)
+    model.fit(np.vstack([features, features]), sides, logisticregression__sample_weight=weights)
+    scaler, logistic = model
+    return CoherenceModel(scaler.mean_, scaler.scale_, logistic.coef_[0], logistic.intercept_[0])
 
 
-def predict_coherence(models: tuple[Pipeline, ...], features: NDArray) -> NDArray:
+def predict_coherence(models: tuple[CoherenceModel, ...], features: NDArray) -> NDArray:
     """(texts,) in 0..1: the lowest prediction of the models for features (texts, 13)."""
     lowest = np.ones(len(features))
-    for scaler, logistic in models:
-        # Summed row by row: a matrix product may round a row differently beside other rows.
-        decision = (scaler.transform(features) * logistic.coef_[0]).sum(axis=1) + logistic.intercept_[0]
-        lowest = np.minimum(lowest, expit(decision))
+    for model in models:
+        lowest = np.minimum(lowest, model.predict(features))
     return lowest

@@ -36,6 +36,24 @@ def read_labels(path: Path = STEERED) -> pd.DataFrame:
     return labels
 
 
+def last_lot(labels: pd.DataFrame) -> pd.DataFrame:
+    """The texts labelled last, which had no part in making the local judge."""
+    tested = labels[labels.drawn != FIRST]
+    return tested[tested.drawn == tested.drawn.iloc[-1]]
+
+
+def by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, pd.DataFrame]:
+    """{behaviour: its labelled texts}, of those asked for that have any."""
+    return {key: part for key, part in labels.groupby("behaviour") if key in behaviours}
+
+
+def last_by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
+    """The texts labelled last of these behaviours, behaviour after behaviour."""
+    last = last_lot(labels).index
+    parts = by_behaviour(labels, behaviours).values()
+    return pd.concat([part[part.index.isin(last)] for part in parts]) if parts else labels.head(0)
+
+
 def spearman(labels: NDArray, scores: NDArray) -> float:
     """Rank correlation; 0 if one side is constant."""
     if np.ptp(labels) == 0 or np.ptp(scores) == 0:
@@ -104,3 +122,21 @@ def method_scores(texts: pd.DataFrame, by: str, *, draws: int, seed: int) -> tup
         averages = average_draws(np.stack(boots), seed=seed)
         table[method] = estimate(float(scores[method].mean()), averages, len(part), units=len(cells))
     return scores, table
+
+
+def rank_correlations(scores: dict[str, pd.DataFrame], reference: str) -> pd.DataFrame:
+    """Spearman's correlation of each judge's B and C with the reference judge's, over the n rows that both scored;
+    NaN for fewer than two."""
+    rows = {}
+    for name, frame in scores.items():
+        if name != reference:
+            both = frame.notna().all(axis=1) & scores[reference].notna().all(axis=1)
+            pairs = {c: (frame[c][both].to_numpy(), scores[reference][c][both].to_numpy()) for c in ("B", "C")}
+            n = int(np.sum(both))
+            rows[name] = {c: spearman(*pair) if n > 1 else np.nan for c, pair in pairs.items()} | {"n": n}
+    return pd.DataFrame(rows).T
+
+
+def of_writer(model: str) -> bool:
+    """Whether the labelled texts are those of the model with this identity."""
+    return model.startswith(f"{WRITER}:")

@@ -3,8 +3,9 @@
 All are of other families than the model that is steered, so that they do not share its errors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import fasttext
 import numpy as np
@@ -14,11 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from fgaa_utils.data.fetch import sha256
+from fgaa_utils.judges.coherence import coherence_features
 from fgaa_utils.model.lm import resolve_dtype
-from fgaa_utils.project import unknown
+from fgaa_utils.project import RAW, unknown
+from fgaa_utils.shards import digest
 
 MAX_TOKENS = 256  # what lies beyond is not read; the embedder was trained on no more
+EMBEDDER, LANGUAGE_ID = RAW / "minilm", RAW / "lid" / "lid.176.ftz"
 LANES, STEP = 16, 8  # rows of one pass; padded lengths are multiples of STEP. Logits take as many rows as both at once
+
+
+Progress = Callable[[int], object]  # told how many more texts were read
+
+
+def silent(_: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def fold(text: str) -> str:
@@ -49,6 +61,11 @@ def _check(path: Path, stage: str) -> Path:
     return path
 
 
+def _identity(path: Path, pattern: str = "*.safetensors") -> str:
+    """name:digest of the files of a folder."""
+    return f"{path.name}:{digest([sha256(file) for file in sorted(path.glob(pattern))])}"
+
+
 class Embedder:
     """A sentence embedder: the last layer averaged over the tokens, of length 1 (all-MiniLM-L6-v2, float32).
 
@@ -59,9 +76,10 @@ class Embedder:
         _check(folder / "model.safetensors", "fetch")
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.identity = _identity(folder)
 
     @torch.inference_mode()
-    def read(self, texts: list[str]) -> NDArray:
+    def read(self, texts: list[str], *, progress: Progress = silent) -> NDArray:
         """Embeddings (texts, 384), float32, each of length 1."""
         rows = self.tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
         found = np.zeros((len(rows), self.model.config.hidden_size), dtype=np.float32)
@@ -70,23 +88,25 @@ class Embedder:
             for lane, number in enumerate(numbers):
                 mean = hidden[lane, : len(rows[number])].mean(dim=0)
                 found[number] = (mean / mean.norm()).numpy()
+            progress(len(numbers))
         return found
 
 
 class Reference:
-    """A causal language model that reads texts, in bfloat16 where the hardware has it.
+    """A causal language model that reads texts on the processor, in bfloat16 where that has it, unless told otherwise.
 
     Raises: FileNotFoundError if `folder` has no model.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, dtype: str = "auto"):
         _check(folder / "config.json", "model")
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype("auto")).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(dtype)).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.middle = self.model.config.num_hidden_layers // 2 + 1  # in hidden_states, after the embedding
+        self.identity = f"{_identity(folder)}:{str(self.model.dtype).removeprefix('torch.')}"
 
     @torch.inference_mode()
-    def read(self, texts: list[str]) -> tuple[list[NDArray], NDArray]:
+    def read(self, texts: list[str], *, progress: Progress = silent) -> tuple[list[NDArray], NDArray]:
         """(nll, resid) of the texts, their white space folded.
 
         nll: negative log-likelihood of each token in nats, one array (tokens,) a text; the first token is read
@@ -111,6 +131,7 @@ class Reference:
                 nll[number] = by_lane[lane, : end - 1].numpy().copy()
                 if end > 1:
                     resid[number] = out.hidden_states[self.middle][lane, 1:end].float().mean(dim=0).numpy()
+            progress(len(numbers))
         return nll, resid
 
     def pieces(self, rng: np.random.Generator) -> list[str]:
@@ -130,6 +151,7 @@ class LanguageId:
         self.model = fasttext.load_model(str(_check(path, "fetch")))
         labels, _ = self.model.predict("", k=-1)
         self.languages = sorted(label.removeprefix("__label__") for label in labels)
+        self.identity = _identity(path.parent, path.name)
 
     def probability(self, texts: list[str], language: str) -> NDArray:
         """Probability (texts,) that a text, its white space folded, is in `language`, a code such as 'fr'.
@@ -140,3 +162,36 @@ class LanguageId:
             raise unknown("language", language, self.languages)
         found = (zip(*self.model.predict(fold(text), k=-1)) for text in texts)
         return np.array([dict(pairs).get(f"__label__{language}", 0.0) for pairs in found])
+
+
+class Readers(NamedTuple):
+    """The three models through which the local judge reads."""
+
+    embedder: Embedder
+    reference: Reference
+    language_id: LanguageId
+
+    @classmethod
+    def load(
+        cls, reference: Path, *, embedder: Path = EMBEDDER, language_id: Path = LANGUAGE_ID, dtype: str = "auto"
+    ) -> "Readers":
+        """dtype: of the reference model. Raises: FileNotFoundError for a model that is not there."""
+        return cls(Embedder(embedder), Reference(reference, dtype=dtype), LanguageId(language_id))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """{"embedder", "reference", "language_id"}: name and digest of each, and the reference's dtype."""
+        return {name: reader.identity for name, reader in self._asdict().items()}
+
+    def read(self, texts: list[str], *, progress: Progress = silent) -> tuple[NDArray, NDArray]:
+        """(coherence features (texts, 13), resid (texts, d_model)) by the reference model."""
+        nll, resid = self.reference.read(texts, progress=progress)
+        return coherence_features(texts, nll, self.language_id.probability(texts, "fr")), resid
+
+    def behaviour_features(
+        self, texts: list[str], resid: NDArray, centre: NDArray, *, progress: Progress = silent
+    ) -> NDArray:
+        """(texts, 384 + d_model): the embedding and the residual stream minus `centre`, each of length 1."""
+        centred = resid - centre
+        centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+        return np.hstack([self.embedder.read(texts, progress=progress), centred])

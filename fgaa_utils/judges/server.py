@@ -4,8 +4,6 @@ Two questions a text, one for a behaviour and one for coherence. Every valid ans
 of its question, so that a killed or repeated run asks only what has no answer yet.
 """
 
-import asyncio
-import functools
 import hashlib
 import json
 import logging
@@ -13,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -85,25 +83,6 @@ def check_environment() -> tuple[str, str, str]:
     return base_url, key, model
 
 
-@functools.cache
-def _background_loop() -> asyncio.AbstractEventLoop:
-    """An event loop in a thread of its own, because a notebook's loop is already running."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="server judge", daemon=True).start()
-    return loop
-
-
-def _run(coroutine: Coroutine) -> None:
-    """Raises: the first exception of a worker; the others are cancelled."""
-    future = asyncio.run_coroutine_threadsafe(coroutine, _background_loop())
-    try:
-        future.result()
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
-    finally:
-        future.cancel()  # stops the work after a keyboard interrupt; nothing otherwise
-
-
 class ServerJudge:
     """A judge that asks a server one question a text, and never the same twice.
 
@@ -116,7 +95,7 @@ class ServerJudge:
         self,
         behaviours: list[Behaviour],
         cache: Path,
-        client: openai.AsyncOpenAI,
+        client: openai.OpenAI,
         settings: dict,
         *,
         concurrency: int,
@@ -128,6 +107,7 @@ class ServerJudge:
         self._criteria = criteria(behaviours, low=1, high=10)
         self._client, self._settings, self._cache = client, settings, AnswerCache(cache)
         self._concurrency, self._attempts, self._prices = concurrency, attempts, prices
+        self._lock = threading.Lock()  # of all below and the cache: the workers' answers come in at any time
         self._missing: set[str] = set()
         self._malformed = ""  # the last such answer
         self._counts = dict.fromkeys(("asked", "cached", "retried_malformed", "prompt_tokens", "completion_tokens"), 0)
@@ -154,7 +134,7 @@ class ServerJudge:
         Raises: ValueError for a variable that is not set or cannot be right.
         """
         base_url, key, model = check_environment()
-        client = openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=retries)
+        client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=retries)
         settings = {"model": model} | SAMPLING | (JSON_MODE if json_mode else {})
         return cls(behaviours, cache, client, settings, concurrency=concurrency, attempts=attempts, prices=prices)
 
@@ -219,7 +199,7 @@ class ServerJudge:
         unanswered = self._unanswered(criterion, texts)
         self._counts["cached"] += len(set(texts)) - len(unanswered)
         if unanswered:
-            _run(self._ask_all(criterion, unanswered))
+            self._ask_all(criterion, unanswered)
         if missing := len(unanswered.keys() - self._cache.scores.keys()):
             total = len(unanswered)
             log.warning(
@@ -228,42 +208,55 @@ class ServerJudge:
         scores = [self._cache.scores.get(self._question(criterion, text), np.nan) for text in texts]
         return (np.array(scores, dtype=float) - 1) / 9
 
-    async def _ask_all(self, criterion: str, unanswered: dict[str, str]) -> None:
-        """Ask and keep the answers; as many workers as `concurrency` take the next question from one iterator."""
-        remaining = iter(unanswered.items())
-        with tqdm(total=len(unanswered), desc=f"judge {criterion}", unit="text", mininterval=5) as bar:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self._concurrency, len(unanswered))):
-                    workers.create_task(self._work(criterion, remaining, bar))
+    def _ask_all(self, criterion: str, unanswered: dict[str, str]) -> None:
+        """Ask and keep the answers, `concurrency` questions at a time. Raises: the first error of a worker; no
+        question is asked after it, or after an interrupt."""
+        stop = threading.Event()
+        pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="server judge")
+        try:
+            asked = [pool.submit(self._answer, criterion, *item, stop) for item in unanswered.items()]
+            for done in tqdm(as_completed(asked), f"judge {criterion}", len(asked), unit="text", mininterval=5):
+                done.result()
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _work(self, criterion: str, remaining: Iterator[tuple[str, str]], bar: tqdm) -> None:
-        for question, text in remaining:
-            score = await self._ask(self._messages(criterion, text))
+    def _answer(self, criterion: str, question: str, text: str, stop: threading.Event) -> None:
+        """Ask one question and keep its answer, unless `stop` is set; an error sets it."""
+        if stop.is_set():
+            return
+        try:
+            score = self._ask(self._messages(criterion, text))
+        except BaseException:
+            stop.set()  # here, for this worker takes its next question before anyone hears of the error
+            raise
+        with self._lock:
             if score is None:
                 self._missing.add(question)
             else:
                 self._cache.add(question, score)
-            bar.update()
 
-    async def _ask(self, messages: list[dict[str, str]]) -> int | None:
+    def _ask(self, messages: list[dict[str, str]]) -> int | None:
         """The score 1..10, or None if every attempt was malformed."""
         for attempt in range(self._attempts):
-            self._counts["retried_malformed"] += attempt > 0
-            reply = await self._complete(messages, **({"seed": attempt, "temperature": 1} if attempt else {}))
-            self._counts["asked"] += 1
-            if reply.usage:
-                self._counts["prompt_tokens"] += reply.usage.prompt_tokens or 0
-                self._counts["completion_tokens"] += reply.usage.completion_tokens or 0
+            reply = self._complete(messages, **({"seed": attempt, "temperature": 1} if attempt else {}))
             message = reply.choices[0].message if reply.choices else None
-            if score := read_score(message and message.content):
+            score = read_score(message and message.content)
+            with self._lock:
+                self._counts["asked"] += 1
+                self._counts["retried_malformed"] += attempt > 0
+                self._counts["prompt_tokens"] += (reply.usage and reply.usage.prompt_tokens) or 0
+                self._counts["completion_tokens"] += (reply.usage and reply.usage.completion_tokens) or 0
+                if score is None:
+                    self._malformed = self._blot(str(message and message.content))
+            if score is not None:
                 return score
-            self._malformed = self._blot(str(message and message.content))
         return None
 
-    async def _complete(self, messages: list[dict[str, str]], **changed: float) -> ChatCompletion:
+    def _complete(self, messages: list[dict[str, str]], **changed: float) -> ChatCompletion:
         """Raises: ServerError, without the client's exception, which may hold the key."""
         try:
-            reply = await self._client.chat.completions.create(messages=messages, **self._settings | changed)
+            reply = self._client.chat.completions.create(messages=messages, **self._settings | changed)
         except openai.OpenAIError as error:
             failure = explain(error)
         except json.JSONDecodeError:

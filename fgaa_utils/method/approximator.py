@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fgaa_utils.model.hub import hub_or_local
 from fgaa_utils.names import FITS
 from fgaa_utils.project import unknown
-from fgaa_utils.shards import load_tensors, save_tensors
+from fgaa_utils.shards import check_identity, load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,7 @@ class EffectMap:
         Raises: ValueError if it belongs to another model, SAE or layer, or is damaged.
         """
         tensors, metadata = load_tensors(path)
-        for key, value in expected.items():
-            if metadata.get(key) != str(value):
-                raise ValueError(
-                    f"{path.name} was made with {key}={metadata.get(key)!r}, this run has {str(value)!r}; make it again"
-                )
+        check_identity(path, metadata, expected, fix="make it again")
         return cls(tensors["M"].float(), tensors["b"].float(), metadata)
 
 

@@ -21,8 +21,8 @@ from fgaa_utils.model.generate import Rows, SamplingParams, generate, row_seeds
 from fgaa_utils.model.halving import Halving
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import steered_ce
-from fgaa_utils.sae.load import decoder_rows, encode, sae_identity
-from fgaa_utils.shards import ShardStore, digest
+from fgaa_utils.sae.load import decoder_rows, encode
+from fgaa_utils.shards import ShardStore, digest, identity
 
 
 def ce_scales(
@@ -42,15 +42,9 @@ def ce_scales(
     interpolated on log-log axes, where it is nearly a straight line; beyond the probes by at most a factor 2.
     Resumable in shards of `batch` vectors times 32.
     """
-    identity = lm.place | {
-        "model": lm.identity,
-        "layer": layer,
-        "ids": digest(ids),
-        "probes": probes,
-        "vectors": digest(vectors),
-    }
+    shaping = {"layer": layer, "ids": digest(ids), "probes": probes, "vectors": digest(vectors)}
     size = batch * 32
-    store = ShardStore(folder, identity, -(-len(vectors) // size))
+    store = ShardStore(folder, identity(lm, **shaping), -(-len(vectors) // size))
     base = torch.stack([steered_ce(lm, row[None], layer, None)[0] for row in ids])
     in_parts = Halving(batch)
     for index in tqdm(store.missing(), desc="CE rule", mininterval=15):
@@ -110,6 +104,21 @@ def chunk_vectors(
     norm = mix.norm(dim=1)
     inverse = (angle.cos() / scales[first]) ** 2 + (angle.sin() / scales[second]) ** 2
     return EffectVectors(mix / norm[:, None], inverse.rsqrt(), parents)
+
+
+def rises_at_scale(
+    lm: LanguageModel, W_dec: Tensor, scales: Tensor, layer: int, ids: Tensor, *, count: int = 64, seed: int
+) -> dict[str, Tensor]:
+    """Rise of cross-entropy in nats under `count` decoder rows, and under as many mixtures, each at its scale: what the
+    rule promises, measured on token rows `ids` (texts, pos); each (count,)."""
+    base = [steered_ce(lm, row[None], layer, None)[0] for row in ids]
+    rises = {}
+    for name, chunk in (("decoder rows", 0), ("mixtures", 1)):
+        vectors = chunk_vectors(W_dec, scales, np.arange(len(W_dec)), chunk=chunk, size=count, seed=seed)
+        delta = vectors.x * vectors.scale[:, None]
+        steered = [steered_ce(lm, row.expand(count, -1), layer, delta) - b for row, b in zip(ids, base, strict=True)]
+        rises[name] = torch.stack(steered).mean(dim=0)
+    return rises
 
 
 def mean_activations(lm: LanguageModel, sae: SAE, texts: list[list[int]], layer: int) -> Tensor:
@@ -184,13 +193,8 @@ class EffectData:
         self.heldout_rollouts, self.unsteered_rollouts = heldout_rollouts, unsteered_rollouts
         order = np.random.default_rng([seed, 7]).permutation(sae.cfg.d_sae)
         self.heldout, self.allowed = np.sort(order[:heldout_vectors]), np.sort(order[heldout_vectors:])
-        self.identity = lm.place | {
-            "model": lm.identity,
-            "sae": sae_identity(sae),
-            "scales": digest(scales),
-            "layer": layer,
-        }
-        self.identity |= vars(sampling) | {"openers": self.openers, "seed": seed, "heldout": heldout_vectors}
+        shaping = vars(sampling) | {"openers": self.openers, "seed": seed, "heldout": heldout_vectors}
+        self.identity = identity(lm, sae, scales=digest(scales), layer=layer, **shaping)
 
     def _store(self, name: str, size: int) -> ShardStore:
         return ShardStore(self.folder / name, self.identity | {"part": name, "size": size}, 1)

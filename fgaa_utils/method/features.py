@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,14 +11,17 @@ from sae_lens import SAE
 from torch import Tensor
 from tqdm import tqdm
 
+from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.project import unknown
-from fgaa_utils.sae.load import encode, sae_identity
-from fgaa_utils.shards import ShardStore, digest
+from fgaa_utils.sae.load import encode
+from fgaa_utils.shards import ShardStore, check_identity, digest, identity, load_tensors, save_tensors
 
+DEVIATION_ROWS = 256  # background rows on which the spread of the residual stream is measured
 ROWS_PER_SHARD = 512  # of background rows: what a killed run loses at most
-NORMS = {"l1": 1, "l2": 2, "none": None}  # of a target, by the values of vectors.target_norm
+SIDES = ("pos", "neg")  # X+ and X-, as names of tensors spell them
+NORMS = {"l1": 1, "l2": 2, "none": None}  # of a target, by the values of recipe.target_norm
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,8 @@ def latent_stats(
     lm: LanguageModel, sae: SAE, rows: np.ndarray, layer: int, folder: Path, *, top: int, progress: str | None = None
 ) -> LatentStats:
     """LatentStats on token rows (rows, context) that begin with BOS, streamed, in resumable shards under `folder`."""
-    identity = lm.place | {"model": lm.identity, "sae": sae_identity(sae), "layer": layer, "top": top}
-    identity |= {"rows": digest(torch.from_numpy(rows)), "shard": ROWS_PER_SHARD, "torch": torch.__version__}
-    store = ShardStore(folder, identity, -(-len(rows) // ROWS_PER_SHARD))
+    shaping = {"layer": layer, "top": top, "rows": digest(torch.from_numpy(rows)), "shard": ROWS_PER_SHARD}
+    store = ShardStore(folder, identity(lm, sae, **shaping), -(-len(rows) // ROWS_PER_SHARD))
     bar = tqdm(total=len(rows), desc=progress, disable=progress is None, mininterval=10)
     bar.update(len(rows) - sum(len(rows[_part(index)]) for index in store.missing()))
     for index in store.missing():
@@ -93,17 +96,74 @@ def _merge(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor
     return merged | {name: values.gather(1, order) for name, values in both.items()}
 
 
-def mean_latents(lm: LanguageModel, sae: SAE, texts: list[str], layer: int, *, include_bos: bool) -> Tensor:
-    """Latents averaged over the tokens of each text, (texts, d_sae). `include_bos`: whether BOS is a token."""
-    start = 0 if include_bos else 1
-    acts = [encode(sae, resid[start:]).mean(dim=0) for resid in capture_resid(lm, lm.encode(texts), layer)]
-    return torch.stack(acts)
+class TextMeans(NamedTuple):
+    """Means over the tokens of each text: `latents` (texts, d_sae), and `resid` (texts, d_model), float32, of which CAA is
+    made."""
+
+    latents: Tensor
+    resid: Tensor
 
 
-def mean_resid(lm: LanguageModel, texts: list[str], layer: int, *, include_bos: bool) -> Tensor:
-    """The residual stream averaged over the tokens of each text, (texts, d_model), float32: what CAA is made of."""
-    start = 0 if include_bos else 1
-    return torch.stack([r[start:].float().mean(dim=0) for r in capture_resid(lm, lm.encode(texts), layer)])
+def text_means(
+    lm: LanguageModel, sae: SAE, texts: list[str], layer: int, *, include_bos: tuple[bool, ...] = (True, False)
+) -> dict[bool, TextMeans]:
+    """{whether BOS is one of the tokens: TextMeans}; the texts go through the model once."""
+    rows = {bos: [] for bos in include_bos}
+    for resid in capture_resid(lm, lm.encode(texts), layer):
+        for bos in include_bos:
+            tokens = resid if bos else resid[1:]
+            rows[bos].append((encode(sae, tokens).mean(dim=0), tokens.float().mean(dim=0)))
+    return {bos: TextMeans(*map(torch.stack, zip(*pairs))) for bos, pairs in rows.items()}
+
+
+def contrastive_means(
+    lm: LanguageModel, sae: SAE, behaviours: list[Behaviour], layer: int
+) -> dict[str, dict[str, dict[bool, TextMeans]]]:
+    """The text_means of X+ and X-: {behaviour: {side: {include_bos: means}}}, sides as SIDES has them."""
+    return {
+        b.key: {side: text_means(lm, sae, list(t), layer) for side, t in zip(SIDES, (b.positive, b.negative))}
+        for b in behaviours
+    }
+
+
+def mean_deviation(lm: LanguageModel, rows: np.ndarray, layer: int) -> float:
+    """The mean norm of the residual stream minus its mean, over the tokens of rows that begin with BOS, BOS left out:
+    scale 1 of the evaluation (`resid_std`)."""
+    sample = torch.cat([resid[1:].float() for resid in capture_resid(lm, rows.tolist(), layer)])
+    return float((sample - sample.mean(dim=0)).norm(dim=1).mean())
+
+
+def means_name(what: str, include_bos: bool, behaviour: str, side: str) -> str:
+    """The name in features.safetensors of `latents` or `resid` means of a behaviour's texts: `latents.on.love.pos`."""
+    return f"{what}.{'on' if include_bos else 'off'}.{behaviour}.{side}"
+
+
+def save_features(
+    path: Path,
+    stats: LatentStats,
+    means: dict[str, dict[str, dict[bool, TextMeans]]],
+    *,
+    identity: dict,
+    resid_std: float,
+) -> None:
+    """Write densities, BOS latents and means[behaviour][side][include_bos] of the texts of each of SIDES."""
+    tensors = {"density": stats.density, "bos_latents": stats.bos_latents}
+    for behaviour, sides in means.items():
+        for side, found in sides.items():
+            for bos, text in found.items():
+                tensors[means_name("latents", bos, behaviour, side)] = text.latents
+                tensors[means_name("resid", bos, behaviour, side)] = text.resid
+    save_tensors(path, tensors, **identity, resid_std=repr(resid_std))
+
+
+def load_features(path: Path, *, identity: dict) -> tuple[dict[str, Tensor], float]:
+    """(tensors, resid_std) that save_features wrote.
+
+    Raises: ValueError if they were made with another model, SAE or layer than `identity` says.
+    """
+    tensors, metadata = load_tensors(path)
+    check_identity(path, metadata, identity, fix="run `dvc repro features`")
+    return tensors, float(metadata["resid_std"])
 
 
 def contrastive_difference(positive: Tensor, negative: Tensor) -> Tensor:

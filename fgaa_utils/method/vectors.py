@@ -1,19 +1,21 @@
-"""Steering vectors of every method, all of unit norm (paper, section 3 and Eq. 5).
+"""The equations of the methods' steering vectors, all of unit norm (paper, section 3 and Eq. 5), and their files.
 
-CAA, SAE, SAE-TS and FGAA, and controls that the paper lacks: a random direction, the bias direction of the
-effect map, and SAE-TS for a random latent.
+CAA, SAE, SAE-TS, FGAA and the bias direction; `recipe` puts them together.
 """
 
+from collections.abc import Hashable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fgaa_utils.method.approximator import EffectMap
-from fgaa_utils.method.features import target
-from fgaa_utils.names import CONTROLS, METHODS
-from fgaa_utils.project import unknown
-from fgaa_utils.shards import load_tensors, save_tensors
+from fgaa_utils.names import VectorName
+from fgaa_utils.shards import check_identity, load_tensors, save_tensors
+
+SAME = 1e-5  # vectors that differ by no more in any entry are one vector
+K = TypeVar("K", bound=Hashable)
 
 
 def unit(v: Tensor) -> Tensor:
@@ -52,74 +54,35 @@ def bias_direction(effect_map: EffectMap) -> Tensor:
     return -unit(effect_map.M @ effect_map.b)
 
 
-def behaviour_vectors(
-    *,
-    resid: tuple[Tensor, Tensor],
-    v_filtered: Tensor,
-    W_dec: Tensor,
-    effect_map: EffectMap,
-    n1: list[int],
-    n2: int,
-    target_norm: str,
-    ranks: list[int],
-    bias_weight: float,
-) -> dict[tuple[str, int], Tensor]:
-    """All vectors of one behaviour by (method, variant), each (d_model,) of unit norm.
+def twins(vectors: dict[K, Tensor]) -> dict[K, K]:
+    """{name: the first name with an equal vector}, its own name where no earlier one is equal.
 
-    The variant is n1 for FGAA, and the rank of the latent in the filtered v_diff (1 is the highest) for SAE and
-    SAE-TS, which see no more of the data than FGAA does; 0 where a method has but one vector. `resid` holds the
-    token means of X+ and X- (texts, d_model).
-
-    Raises: ValueError if the filters left fewer latents than the largest n1 or rank wants.
+    A name is a VectorName or a tuple that begins with the behaviour; names of different behaviours are no twins, since
+    their texts are scored for different things.
     """
-    left = int((v_filtered > 0).sum())
-    if max(*n1, *ranks) > left or min(*n1, *ranks) < 1:
-        raise ValueError(
-            f"n1 {n1} and ranks {ranks} must be from 1 to {left}, the positive latents left after the filters"
-        )
-    ranked = v_filtered.argsort(descending=True)
-    vectors = {("caa", 0): caa(*resid)}
-    for rank in ranks:
-        latent = int(ranked[rank - 1])
-        vectors["sae", rank] = sae_row(W_dec, latent)
-        vectors["sae_ts", rank] = sae_ts(effect_map, latent, bias_weight=bias_weight)
-    for n in n1:
-        vectors["fgaa", n] = fgaa(effect_map, target(v_filtered, n, n2, norm=target_norm), bias_weight=bias_weight)
-    return vectors
+    firsts: dict[str, list[K]] = {}
+    found = {}
+    for name, vector in vectors.items():
+        behaviour = name.behaviour if isinstance(name, VectorName) else name[0]
+        earlier = firsts.setdefault(behaviour, [])
+        equal = [first for first in earlier if torch.allclose(vector, vectors[first], rtol=0, atol=SAME)]
+        if not equal:
+            earlier.append(name)
+        found[name] = equal[0] if equal else name
+    return found
 
 
-def control_vectors(
-    W_dec: Tensor, effect_map: EffectMap, *, count: int, bias_weight: float, seed: int
-) -> dict[tuple[str, int], Tensor]:
-    """Vectors that know no behaviour, by (control, variant): `count` random directions, SAE-TS for `count` random
-    latents that the effect map says anything of, and the bias direction; each (d_model,) of unit norm."""
-    generator = torch.Generator().manual_seed(seed)
-    alive = effect_map.M.norm(dim=0).nonzero().squeeze(1)
-    vectors = {("bias", 0): bias_direction(effect_map)}
-    for i in range(1, count + 1):
-        vectors["random", i] = unit(torch.randn(W_dec.shape[1], generator=generator))
-        latent = int(alive[torch.randint(len(alive), (1,), generator=generator)])
-        vectors["random_latent", i] = sae_ts(effect_map, latent, bias_weight=bias_weight)
-    return vectors
+def save_vectors(path: Path, vectors: dict[VectorName, Tensor], **metadata: object) -> None:
+    """Write vectors under the spelling of their names (`love.fgaa.n1=4,n2=0`), with metadata, as safetensors."""
+    save_tensors(path, {str(name): v.float() for name, v in vectors.items()}, **metadata)
 
 
-def save_vectors(path: Path, vectors: dict[tuple[str, str, int], Tensor], **metadata: object) -> None:
-    """Write vectors named behaviour.method.variant, with metadata, as safetensors."""
-    save_tensors(path, {".".join(map(str, name)): v.float() for name, v in vectors.items()}, **metadata)
+def load_vectors(path: Path, *, identity: dict) -> dict[VectorName, Tensor]:
+    """The vectors of a file, (d_model,) each, in the order of their spelt names.
 
-
-def load_vectors(path: Path, *, model: str) -> tuple[dict[tuple[str, str, int], Tensor], dict[str, str]]:
-    """({(behaviour, method, variant): vector}, metadata).
-
-    Raises: ValueError if the file is damaged, was made for another model or holds an unknown method.
+    `identity` holds `model`, `sae` and `layer`. Raises: ValueError if the file was made with others, is damaged or holds a name
+    that is none.
     """
     tensors, metadata = load_tensors(path)
-    if metadata["model"] != model:
-        raise ValueError(f"{path.name} was made for {metadata['model']}, this run has {model}; run the vectors stage")
-    vectors = {}
-    for name, v in tensors.items():
-        behaviour, method, variant = name.split(".")
-        if method not in METHODS + CONTROLS:
-            raise unknown("method", method, [*METHODS, *CONTROLS])
-        vectors[behaviour, method, int(variant)] = v
-    return vectors, metadata
+    check_identity(path, metadata, identity, fix="run `dvc repro vectors`")
+    return {VectorName.parse(name): tensors[name] for name in sorted(tensors)}

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from fgaa_utils.model.halving import Halving
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import check_delta
-from fgaa_utils.shards import ShardStore, digest
+from fgaa_utils.shards import ShardStore, digest, identity
 
 BLOCK = 512  # vocabulary entries that share one maximum in exact_top_k
 
@@ -164,7 +164,7 @@ def batches_of(rows: Rows, batch: int) -> list[np.ndarray]:
 
 def sampling_identity(lm: LanguageModel, layer: int, sampling: SamplingParams) -> dict:
     """What shapes sampled tokens beside the rows themselves, for the names of shards."""
-    return lm.place | {"model": lm.identity, "layer": layer, "torch": torch.__version__} | vars(sampling)
+    return identity(lm, layer=layer, **vars(sampling))
 
 
 def generate(
@@ -202,3 +202,29 @@ def generate_all(
     for members, part in generate(lm, rows, layer, sampling, folder, progress=progress):
         tokens[members] = part
     return tokens
+
+
+def steered_text(
+    lm: LanguageModel,
+    prompt: str,
+    vector: Tensor,
+    coeff: float,
+    *,
+    layer: int | None = None,
+    new_tokens: int = 33,
+    top_k: int = 50,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> str:
+    """The text sampled after `prompt` under `coeff` times the vector (d_model,), which has unit norm by convention.
+
+    `layer` is by default the one that the model was loaded with. Raises: ValueError if it was loaded with none.
+    """
+    layer = lm.layer if layer is None else layer
+    if layer is None:
+        raise ValueError(f"{lm.identity} was loaded without a layer; give steered_text layer=, a block to steer after")
+    sampling = SamplingParams(new_tokens=new_tokens, top_k=top_k, temperature=temperature, batch=1)
+    tokens = generate_batch(
+        lm, torch.tensor(lm.encode([prompt])), coeff * vector[None], np.array([seed]), layer, sampling
+    )
+    return lm.decode(tokens)[0]

@@ -10,11 +10,6 @@ from functools import reduce
 from pathlib import Path
 
 import torch
-
-# nnsight gives every object a `save`, which these classes refuse: they must be there before, for the server judge
-from anyio.abc import SocketAttribute  # noqa: F401
-from anyio.streams.file import FileStreamAttribute  # noqa: F401
-from anyio.streams.tls import TLSAttribute  # noqa: F401
 from nnsight import TransformersModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
@@ -62,7 +57,8 @@ class LanguageModel:
     """A causal LM with its tokenizer and nnsight's view of both.
 
     `identity` names weights and dtype; whatever is computed with the model carries it. `blocks` is the module path
-    of the list of its blocks. Tensors go to the model's device and come back to the processor.
+    of the list of its blocks; `layer` the one it was loaded to be steered at, if any. Tensors go to the model's device
+    and come back to the processor.
     """
 
     hf: PreTrainedModel
@@ -70,6 +66,7 @@ class LanguageModel:
     nn: TransformersModel
     identity: str
     blocks: str
+    layer: int | None = None
 
     @property
     def name(self) -> str:
@@ -211,6 +208,7 @@ def load_model(
     identity = f"{Path(path).name}:{weights[:16]}:{str(hf.dtype).removeprefix('torch.')}"
     lm = wrap(hf, load_tokenizer(path), identity, blocks=blocks)
     check_block(lm, layer)
+    lm.layer = layer
     return lm
 
 

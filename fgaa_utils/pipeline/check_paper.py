@@ -9,6 +9,7 @@ of the background text that the data stage of the default setting leaves; their 
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from sae_lens import SAE
 
 from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.data.corpus import pack
-from fgaa_utils.method import features
 from fgaa_utils.method.approximator import load_effect_map
-from fgaa_utils.method.vectors import caa, fgaa, sae_row, sae_ts
+from fgaa_utils.method.features import contrastive_difference, latent_stats, text_means
+from fgaa_utils.method.recipe import Ingredients, Recipe, only, steering_vector
+from fgaa_utils.method.vector_tables import fgaa_cosines
 from fgaa_utils.model.lm import LanguageModel, load_model
 from fgaa_utils.names import METHODS
 from fgaa_utils.params import load_params
@@ -62,47 +64,61 @@ def v_diff_table(v_diff: dict[str, torch.Tensor], printed: dict[str, dict[int, f
     return pd.DataFrame(rows, columns=["behaviour", "latent", "paper", "ours", "rank in ours"])
 
 
-def check(lm: LanguageModel, sae: SAE, params: dict, texts: Texts, paper: dict, name: str, rows: np.ndarray) -> None:
-    """Print the paper's numbers of the model `name` beside those of these texts; `rows` are of background text.
+def cosine_table(
+    recipe: Recipe, ingredients: Ingredients, best_n1: dict[str, int], printed: dict[str, float]
+) -> pd.DataFrame:
+    """Cosine of FGAA's vector at the paper's n1 with the other methods', the average of `best_n1`'s behaviours (columns
+    `ours`, `paper`; rows are methods)."""
+    wanted = {b: {m: replace(recipe, method=m, n1=n1, rank=1) for m in METHODS} for b, n1 in best_n1.items()}
+    vectors = {b: {m: steering_vector(r, b, ingredients) for m, r in row.items()} for b, row in wanted.items()}
+    return pd.DataFrame({"ours": fgaa_cosines(vectors).mean(), "paper": printed}).round(4)
 
-    Raises: ValueError for a behaviour without texts, or one that the paper does not have.
-    """
-    best_n1 = paper["best_n1"][name]
+
+def means_of_texts(lm: LanguageModel, sae: SAE, recipe: Recipe, texts: Texts, layer: int) -> tuple[dict, dict]:
+    """(latents, resid) of the ingredients: means of the texts, with or without BOS as the recipe takes them."""
+    bos = recipe.include_bos
+    means = {
+        behaviour: [text_means(lm, sae, side, layer, include_bos=(bos,))[bos] for side in sides]
+        for behaviour, sides in texts.items()
+    }
+    latents, resid = (
+        {bos: {behaviour: tuple(getattr(side, what) for side in sides) for behaviour, sides in means.items()}}
+        for what in ("latents", "resid")
+    )
+    return latents, resid
+
+
+def check_behaviours(texts: Texts, paper: dict, name: str) -> None:
+    """Raises: ValueError for a behaviour of the paper's printed latents without texts, or texts of one that it lacks."""
     for behaviour in paper["v_diff"][name]:
         if behaviour not in texts:
             raise unknown("behaviour among the texts:", behaviour, list(texts))
     for behaviour in texts:
-        if behaviour not in best_n1:
-            raise unknown("behaviour of the paper:", behaviour, list(best_n1))
-    print(f"{lm.identity}, layer {params['base']['layer']}\n")
-    layer, vectors = params["base"]["layer"], params["vectors"]
-    v_diff = {}
-    for behaviour, sides in texts.items():
-        means = [features.mean_latents(lm, sae, side, layer, include_bos=True) for side in sides]
-        v_diff[behaviour] = features.contrastive_difference(*means)
+        if behaviour not in paper["best_n1"][name]:
+            raise unknown("behaviour of the paper:", behaviour, list(paper["best_n1"][name]))
+
+
+def check(lm: LanguageModel, sae: SAE, params: dict, texts: Texts, paper: dict, name: str, rows: np.ndarray) -> None:
+    """Print the paper's numbers of the model `name` beside those of these texts; `rows` are of background text.
+
+    Raises: ValueError as check_behaviours does.
+    """
+    check_behaviours(texts, paper, name)
+    layer, recipe = params["base"]["layer"], Recipe("fgaa", **params["recipe"])
+    print(f"{lm.identity}, layer {layer}\n")
+    latents, resid = means_of_texts(lm, sae, recipe, texts, layer)
+    v_diff = {behaviour: contrastive_difference(*sides) for behaviour, sides in latents[recipe.include_bos].items()}
     print(v_diff_table(v_diff, paper["v_diff"][name]).to_markdown(index=False))
 
-    stats = features.latent_stats(lm, sae, rows, layer, DATA / "check_paper", top=1, progress="density")
-    shape = {"d_model": lm.d_model, "d_sae": sae.cfg.d_sae, "identity": {}}
-    effect_map = load_effect_map(vectors["fit"], DATA / "effects", **shape)
-    bias_weight = vectors["bias_weight"]
-    cosines = []
-    for behaviour, sides in texts.items():
-        v = features.density_filter(v_diff[behaviour], stats.density, params["features"]["theta"])
-        v = features.bos_filter(v, stats.bos_latents)
-        wanted = features.target(v, best_n1[behaviour], 0)
-        ours = fgaa(effect_map, wanted, bias_weight=bias_weight)
-        resid = [features.mean_resid(lm, side, layer, include_bos=True) for side in sides]
-        others = {
-            "caa": caa(*resid),
-            "sae": sae_row(decoder_rows(sae), int(v.argmax())),
-            "sae_ts": sae_ts(effect_map, int(v.argmax()), bias_weight=bias_weight),
-        }
-        cosines.append({m: float(ours @ others[m]) for m in METHODS if m != "fgaa"})
-    table = pd.DataFrame({"ours": pd.DataFrame(cosines).mean(), "paper": paper["cosine_fgaa"][name]}).round(4)
+    stats = latent_stats(lm, sae, rows, layer, DATA / "check_paper", top=1, progress="density")
+    W_dec = decoder_rows(sae)
+    effect_map = load_effect_map(recipe.fit, DATA / "effects", d_model=lm.d_model, d_sae=len(W_dec), identity={})
+    maps = only(effect_map, recipe.fit)
+    ingredients = Ingredients(latents, resid, stats.density, stats.bos_latents, W_dec, maps, params["base"]["seed"])
+    best_n1 = {behaviour: paper["best_n1"][name][behaviour] for behaviour in texts}
     print("\nCosine of FGAA's vector with the other methods' (table D.1), the average of")
-    print(f"{', '.join(texts)}; the paper's of {len(best_n1)} behaviours:\n")
-    print(table.to_markdown())
+    print(f"{', '.join(texts)}; the paper's is of {len(paper['best_n1'][name])} behaviours:\n")
+    print(cosine_table(recipe, ingredients, best_n1, paper["cosine_fgaa"][name]).to_markdown())
 
 
 def main() -> None:

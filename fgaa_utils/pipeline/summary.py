@@ -1,17 +1,20 @@
-"""Print the main results from the metrics files, for the end of `make repro`."""
+"""Print what the run found, for the end of `make repro`: the sentences and the table that README.md begins with."""
 
-import json
+import textwrap
 
-from fgaa_utils.names import LABELS
-from fgaa_utils.project import METRICS
+from fgaa_utils.evaluation.verdict import summary_table, verdict
+from fgaa_utils.pipeline.results import run_metrics
+
+
+def summary() -> str:
+    """The verdict as plain text, for a terminal of 100 columns."""
+    metrics = run_metrics()
+    sentences = [textwrap.fill(sentence.replace("**", ""), width=100) for sentence in verdict(*metrics)]
+    return "\n\n".join([*sentences, summary_table(*metrics).reset_index().to_string(index=False, line_width=200)])
 
 
 def main() -> None:
-    scores = json.loads((METRICS / "evaluation.json").read_text())["bcs"]
-    print(f"{'average BCS on test prompts':30} value   95 % interval")
-    for method, table in sorted(scores.items(), key=lambda item: -item[1]["average"]["value"]):
-        entry = table["average"]
-        print(f"{LABELS[method]:30} {entry['value']:.3f}   {entry['lo']:.3f} to {entry['hi']:.3f}")
+    print(summary())
 
 
 if __name__ == "__main__":

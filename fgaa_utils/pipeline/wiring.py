@@ -57,8 +57,10 @@ READERS = {
     "load_tokenizer": ["data/model"],
     "load_sae": ["data/sae/cfg.json", "data/sae/sae_weights.safetensors"],
     "sample_questions": ["data/raw/capability"],
-    "LocalJudge.fit": ["data/raw/minilm", "data/raw/lid"],
-    "open_judge": ["data/raw/minilm", "data/raw/lid"],
+    "LocalJudge.fit": ["data/raw/minilm", "data/raw/lid", "data/model"],
+    "open_judge": ["data/raw/minilm", "data/raw/lid", "data/model"],
+    "tables.Results.read": [f"data/samples/{name}" for name in ("choices.json", "test.parquet", "validation.parquet")],
+    "compare.read_settings": ["reports/metrics", "reports/settings"],
 }
 FOLDERS = {
     "DATA": "data",

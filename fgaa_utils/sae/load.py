@@ -1,4 +1,4 @@
-"""The sparse autoencoder: one trained here, any of sae-lens's, or a folder of Gemma Scope; loaded, checked, judged."""
+"""The sparse autoencoder: one trained here, any of sae-lens's, or a folder of Gemma Scope; loaded and checked."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,10 @@ from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.hub import hub_access
 from fgaa_utils.model.lm import LanguageModel
-from fgaa_utils.model.steer import edited_logits, next_token_ce
 from fgaa_utils.project import DATA, unknown
-from fgaa_utils.shards import digest
+from fgaa_utils.shards import weights_digest
 
 SCOPE_FILES = ("params.npz", "params.safetensors")  # of Gemma Scope and Gemma Scope 2
 
@@ -87,7 +85,7 @@ def _from_scope(folder: Path, layer: int) -> SAE:
 
 def sae_identity(sae: SAE) -> str:
     """16 hex digits of the weights; whatever is computed with the SAE carries them."""
-    return digest("".join(digest(sae.state_dict()[name]) for name in sorted(sae.state_dict())))
+    return weights_digest(sae)
 
 
 @torch.no_grad()
@@ -105,48 +103,3 @@ def decode(sae: SAE, acts: Tensor) -> Tensor:
 def decoder_rows(sae: SAE) -> Tensor:
     """W_dec (d_sae, d_model), float32, unit rows."""
     return sae.W_dec.detach().cpu()
-
-
-def evaluate_sae(sae: SAE, lm: LanguageModel, rows: np.ndarray, layer: int, *, batch: int = 4) -> dict[str, float]:
-    """Quality on held-out token rows (rows, context), BOS left out of every figure and never replaced.
-
-    explained_variance is of the centred residual stream; ce_recovered is the share of the rise in
-    cross-entropy under zero-ablation that the reconstruction avoids, ce_recovered_mean the same for
-    mean-ablation; dead_fraction counts latents that never fire on these rows.
-    """
-    mean = sum(r[1:].float().mean(dim=0) for r in capture_resid(lm, rows.tolist(), layer)) / len(rows)
-    error = variance = active = tokens = 0.0
-    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
-    for resid in capture_resid(lm, rows.tolist(), layer):
-        h = resid[1:].float()
-        acts = encode(sae, h)
-        error += float((h - decode(sae, acts)).pow(2).sum())
-        variance += float((h - mean).pow(2).sum())
-        active += float((acts > 0).sum())
-        fired |= (acts > 0).any(dim=0)
-        tokens += len(h)
-
-    def beyond_bos(replacement):
-        return lambda h: torch.cat([h[:, :1], replacement(h[:, 1:]).to(h.dtype)], dim=1)
-
-    edits = {
-        "base": lambda h: h,
-        "sae": beyond_bos(lambda h: decode(sae, encode(sae, h))),
-        "zero": beyond_bos(torch.zeros_like),
-        "mean": beyond_bos(lambda h: mean.to(h.device).expand_as(h)),
-    }
-    ce = dict.fromkeys(edits, 0.0)
-    for start in range(0, len(rows), batch):
-        ids = torch.from_numpy(rows[start : start + batch]).long()
-        for name, edit in edits.items():
-            ce[name] += float(next_token_ce(edited_logits(lm, ids, layer, edit), ids)[:, 1:].mean(dim=1).sum())
-    ce = {name: total / len(rows) for name, total in ce.items()}
-    return {
-        "explained_variance": 1 - error / variance,
-        "l0": active / tokens,
-        "dead_fraction": 1 - float(fired.float().mean()),
-        "ce_recovered": (ce["zero"] - ce["sae"]) / (ce["zero"] - ce["base"]),
-        "ce_recovered_mean": (ce["mean"] - ce["sae"]) / (ce["mean"] - ce["base"]),
-        **{f"ce_{name}": value for name, value in ce.items()},
-        "heldout_tokens": tokens,
-    }

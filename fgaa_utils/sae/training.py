@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.lm import LanguageModel, resolve_dtype
-from fgaa_utils.shards import ShardStore, digest
+from fgaa_utils.shards import ShardStore, digest, identity
 
 ROWS_PER_SHARD = 512  # of the token rows; with 127 tokens each a shard is about 83 MB in bfloat16
 
@@ -31,8 +31,8 @@ def capture_training_acts(lm: LanguageModel, rows: np.ndarray, layer: int, folde
 
     Each shard holds `resid` (tokens, d_model) in the model's dtype.
     """
-    identity = lm.place | {"model": lm.identity, "layer": layer, "rows": digest(torch.from_numpy(rows))}
-    store = ShardStore(folder, identity, -(-len(rows) // ROWS_PER_SHARD))
+    count = -(-len(rows) // ROWS_PER_SHARD)
+    store = ShardStore(folder, identity(lm, layer=layer, rows=digest(torch.from_numpy(rows))), count)
     for done, index in enumerate(missing := store.missing(), start=1):
         part = rows[index * ROWS_PER_SHARD : (index + 1) * ROWS_PER_SHARD].tolist()
         resid = torch.cat([row[1:] for row in capture_resid(lm, part, layer)])
@@ -40,6 +40,15 @@ def capture_training_acts(lm: LanguageModel, rows: np.ndarray, layer: int, folde
         if done % 10 == 0 or done == len(missing):
             print(f"captured shard {done} of {len(missing)}", flush=True)
     return store
+
+
+def hook_names(model: str, layer: int) -> dict[str, str]:
+    """What sae-lens's readers are told of the stream that the SAE reads: the output of block `layer` of `model`."""
+    return {
+        "model_name": model,
+        "hook_name": f"blocks.{layer}.hook_resid_post",
+        "hf_hook_name": f"model.layers.{layer}.output",
+    }
 
 
 class TrainingBatches:

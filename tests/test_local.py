@@ -1,15 +1,22 @@
-"""The judge: folds, weights, calibration and errors with stand-in readers; the real models if marked."""
+"""The local judge with stand-in readers: fitted, saved, loaded, resumed; the real models if marked."""
+
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fgaa_utils.data.behaviours import Behaviour, read_behaviours
 from fgaa_utils.data.corpus import load_documents
+from fgaa_utils.judges import fitting, readers
 from fgaa_utils.judges import local as module
+from fgaa_utils.judges.calibration import auc
+from fgaa_utils.judges.fitting import judge_texts
 from fgaa_utils.judges.labels import FIRST, label_auc, read_labels, spearman
-from fgaa_utils.judges.local import FOLDS, LocalJudge, auc, class_weights, fit_calibrated, grouped_folds, judge_texts
+from fgaa_utils.judges.local import LocalJudge
 from fgaa_utils.project import MODEL, RAW
+from fgaa_utils.shards import load_tensors
 
 
 def behaviour(key: str, word: str, *, count: int = 20, language: str | None = None) -> Behaviour:
@@ -23,32 +30,38 @@ class Embedder:
     """Stands in for the real one: counts two words."""
 
     calls: list[list[str]] = []
+    identity = "counts"
 
     def __init__(self, folder):
         pass
 
-    def read(self, texts):
+    def read(self, texts, *, progress=len):
         Embedder.calls.append(texts)
-        return np.array([[t.split().count("love"), t.split().count("hate")] for t in texts], dtype=float)
+        counts = [[t.split().count("love"), t.split().count("hate")] for t in texts]
+        return np.array(counts, dtype=np.float32)
 
 
 class Reference:
     """Stands in for the real one: likelihood and residual stream are made of the text's hash."""
 
-    def __init__(self, folder):
-        pass
+    calls: list[list[str]] = []
 
-    def read(self, texts):
+    def __init__(self, folder, *, dtype="auto"):
+        self.identity = f"{folder}:{'bfloat16' if dtype == 'auto' else dtype}"
+
+    def read(self, texts, *, progress=len):
+        Reference.calls.append(texts)
         rows = [np.random.default_rng(list(t.encode())) for t in texts]
-        return [row.random(len(t.split())) for row, t in zip(rows, texts)], np.array(
-            [row.normal(size=3) for row in rows]
-        )
+        nll = [row.random(len(t.split())).astype(np.float32) for row, t in zip(rows, texts)]
+        return nll, np.array([row.normal(size=3) for row in rows], dtype=np.float32)
 
     def pieces(self, rng):
         return ["##", "qu"]
 
 
 class LanguageId:
+    identity = "le"
+
     def __init__(self, path):
         pass
 
@@ -70,68 +83,20 @@ def documents() -> pd.DataFrame:
 
 
 @pytest.fixture
-def stand_in(monkeypatch, documents):
+def stand_in(monkeypatch, documents, tmp_path):
     for reader in (Embedder, Reference, LanguageId):
-        monkeypatch.setattr(module, reader.__name__, reader)
-    Embedder.calls = []
+        monkeypatch.setattr(readers, reader.__name__, reader)
+    Embedder.calls, Reference.calls = [], []
 
     def fit(*behaviours: Behaviour) -> LocalJudge:
-        return LocalJudge.fit(list(behaviours), documents, LABELLED, reference="none", seed=0, coherence_texts=60)
+        options = {"reference": "none", "seed": 0, "coherence_texts": 60, "folder": tmp_path / "readings"}
+        return LocalJudge.fit(list(behaviours), documents, LABELLED, **options)
 
     return fit
 
 
-def test_a_pair_never_straddles_and_folds_are_even():
-    groups = np.tile(np.arange(60), 18)
-    for seed in range(10):
-        folds = grouped_folds(groups, np.random.default_rng(seed))
-        for group in range(60):
-            assert len(set(folds[groups == group])) == 1
-        assert np.bincount(folds).tolist() == [len(groups) // FOLDS] * FOLDS
-    assert not np.array_equal(folds, grouped_folds(groups, np.random.default_rng(0)))
-
-
-def test_too_few_groups_for_the_folds():
-    with pytest.raises(ValueError, match="4 groups of texts cannot make 5 folds"):
-        grouped_folds(np.array([0, 1, 2, 3, 3]), np.random.default_rng(0))
-
-
-def test_weights_are_even_between_classes_and_between_near_and_far_negatives():
-    labels = np.array([1] * 10 + [0] * 20 + [0] * 400)
-    own = np.array([True] * 30 + [False] * 400)
-    weights = class_weights(labels, own)
-    assert weights[labels == 1].tolist() == [1.0] * 10
-    assert weights[10:30].sum() == pytest.approx(5)
-    assert weights[30:].sum() == pytest.approx(5)
-    assert class_weights(labels[:30], own[:30])[10:].sum() == pytest.approx(10)  # no other behaviours
-
-
-def test_held_out_scores_know_nothing_of_their_text():
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(240, 400))  # more dimensions than texts: training texts are told apart perfectly
-    labels = np.tile([1, 0], 120)
-    groups = np.arange(240) // 2
-    features[1::2] = features[::2] + 0.01 * rng.normal(size=(120, 400))  # a pair across folds would be misled
-    weights, bias, held_out = fit_calibrated(features, labels, np.full(240, True), groups, np.random.default_rng(0))
-    assert auc(labels, features @ weights + bias) > 0.95
-    assert 0.35 < auc(labels, held_out) < 0.65
-    assert np.mean((held_out - labels) ** 2) < 0.27  # not confident in noise
-
-
-def test_calibrated_scores_are_probabilities():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(2, size=4000)
-    features = rng.normal(size=(4000, 3)) + np.outer(labels, [1.5, 0, 0])
-    truth = 1 / (1 + np.exp(-(1.5 * features[:, 0] - 1.125)))  # Bayes at the prior 1/2
-    weights, bias, held_out = fit_calibrated(features, labels, np.full(4000, True), np.arange(4000), rng)
-    np.testing.assert_allclose(held_out, truth, atol=0.08)
-    np.testing.assert_allclose(1 / (1 + np.exp(-(features @ weights + bias))), truth, atol=0.08)
-
-
-def test_auc_by_counting_pairs():
-    labels, scores = np.array([1, 0, 1, 0]), np.array([0.9, 0.5, 0.5, 0.1])
-    pairs = [(p > n) + 0.5 * (p == n) for p in scores[labels == 1] for n in scores[labels == 0]]
-    assert auc(labels, scores) == pytest.approx(np.mean(pairs))
+def held_out(judge: LocalJudge, criterion: str, *, own: bool = True) -> pd.DataFrame:
+    return judge.heldout[(judge.heldout.criterion == criterion) & (judge.heldout.own == own)]
 
 
 def test_too_few_judge_texts_name_file_and_count():
@@ -141,25 +106,25 @@ def test_too_few_judge_texts_name_file_and_count():
 
 def test_a_fitted_judge_tells_behaviours_apart(stand_in):
     judge = stand_in(behaviour("love", "love"), behaviour("anger", "hate"))
-    held = judge.validation.behaviours["anger"]
-    assert held.labels.tolist() == [1] * 20 + [0] * 20
-    assert auc(held.labels, held.scores) == 1
-    assert len(held.elsewhere) == 20 and held.elsewhere.max() < 0.5  # the negatives of love
+    held, elsewhere = held_out(judge, "anger"), held_out(judge, "anger", own=False)
+    assert held.label.tolist() == [1] * 20 + [0] * 20
+    assert auc(held.label, held.score) == 1
+    assert elsewhere.label.tolist() == [0] * 20 and elsewhere.score.max() < 0.5  # the negatives of love
     love = judge.behaviour(["love it", "hate it"], "love")
     assert love[0] > 0.5 > love[1]
 
 
 def test_coherence_is_validated_on_natural_and_damaged_text(stand_in):
-    held = stand_in(behaviour("love", "love")).validation.coherence
+    held = held_out(stand_in(behaviour("love", "love")), "coherence")
     assert (held.severity == 0).sum() == (held.severity > 0).sum() == 60
     assert ((held.kind == "natural") == (held.severity == 0)).all()
-    assert ((held.scores > 0) & (held.scores < 1)).all()
+    assert ((held.label == 1) == (held.severity == 0)).all()
+    assert ((held.score > 0) & (held.score < 1)).all()
 
 
 def test_a_behaviour_with_a_language_is_language_identification(stand_in):
     judge = stand_in(behaviour("french", "le", language="fr"), behaviour("love", "love"))
-    held = judge.validation.behaviours["french"]
-    assert held.scores.tolist() == [1.0] * 20 + [0.0] * 20
+    assert held_out(judge, "french").score.tolist() == [1.0] * 20 + [0.0] * 20
     assert judge.behaviour(["le love", "love"], "french").tolist() == [1.0, 0.0]
 
 
@@ -173,21 +138,71 @@ def test_each_distinct_text_is_read_once(stand_in):
     assert scores[0] == scores[2] != scores[1]
 
 
+TEXTS = ["a love", "b", "hate hate", "le c", "?!", "A longer text of love, and of hate, in which 7 words repeat."]
+
+
+def test_a_loaded_judge_scores_as_the_fitted_one_to_the_last_bit(stand_in, tmp_path):
+    fitted = stand_in(behaviour("love", "love"), behaviour("french", "le", language="fr"), behaviour("anger", "hate"))
+    fitted.save(tmp_path / "judge.safetensors", seed=0)
+    loaded = LocalJudge.load(tmp_path / "judge.safetensors", reference="none")
+    for key in ("love", "french", "anger"):
+        assert loaded.behaviour(TEXTS, key).tolist() == fitted.behaviour(TEXTS, key).tolist()
+    assert loaded.coherence(TEXTS).tolist() == fitted.coherence(TEXTS).tolist()
+    assert loaded.behaviours == ["love", "french", "anger"] and loaded.identity == fitted.identity
+    assert loaded.heldout is None
+    loaded.save(tmp_path / "again.safetensors", seed=0)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "judge.safetensors").read_bytes()
+
+
+def test_the_file_names_what_the_judge_was_fitted_to(stand_in, tmp_path):
+    judge = stand_in(behaviour("love", "love"), behaviour("french", "le", language="fr"))
+    judge.save(tmp_path / "judge.safetensors", seed=5)
+    tensors, metadata = load_tensors(tmp_path / "judge.safetensors")
+    assert metadata["identity"] == judge.identity and metadata["seed"] == "5"
+    assert json.loads(metadata["behaviours"]) == ["love", "french"] and json.loads(metadata["languages"]) == {
+        "french": "fr"
+    }
+    assert json.loads(metadata["readers"])["reference"] == "none:bfloat16"
+    assert {"love.weights", "love.bias", "centre", "coherence.damage.coef", "coherence.labels.scale"} <= set(tensors)
+    assert tensors["coherence.labels.mean"].dtype == torch.float64
+
+
+def test_a_judge_is_not_loaded_with_other_readers(stand_in, tmp_path):
+    stand_in(behaviour("love", "love")).save(tmp_path / "judge.safetensors")
+    with pytest.raises(ValueError, match=r"judge.safetensors was fitted with .*none:.*here are .*other:.*repro judge"):
+        LocalJudge.load(tmp_path / "judge.safetensors", reference="other")
+
+
+def test_a_fit_that_was_killed_reads_on_and_comes_out_equal(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "PART", 32)
+    love = behaviour("love", "love")
+    whole = stand_in(love)
+    assert [len(texts) for texts in Reference.calls] == [32, 32, 32, 24, 8, 32, 8]
+    shards = sorted((tmp_path / "readings").rglob("shard_*"))
+    for shard in shards[::2]:
+        shard.unlink()
+    Reference.calls.clear()
+    again = stand_in(love)
+    assert len(Reference.calls) == len(shards[::2])
+    assert again.identity == whole.identity
+    pd.testing.assert_frame_equal(again.heldout, whole.heldout)
+
+
 def test_kept_scores_are_taken_up_by_an_equal_judge_alone(stand_in, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PART", 2)
     love, anger = behaviour("love", "love"), behaviour("anger", "hate")
-    texts = ["a love", "b", "hate hate", "c"]
-    before = stand_in(love, anger).keep(tmp_path).behaviour(texts, "love")
-    Embedder.calls.clear()
-    again = stand_in(love, anger).keep(tmp_path)
+    texts, kept = ["a love", "b", "hate hate", "c"], tmp_path / "kept"
+    kept.mkdir()
+    before = stand_in(love, anger).keep(kept).behaviour(texts, "love")
+    again = stand_in(love, anger).keep(kept)
     Embedder.calls.clear()
     assert again.behaviour([*texts, "new"], "love")[:4].tolist() == before.tolist()
     assert Embedder.calls == [["new"]]
-    other = stand_in(anger, love).keep(tmp_path)
+    other = stand_in(anger, love).keep(kept)
     Embedder.calls.clear()
     other.coherence(texts)
     assert Embedder.calls == [texts[:2], texts[2:]]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(kept.iterdir())) == 2
 
 
 def test_no_texts_give_no_scores(stand_in):
@@ -209,7 +224,7 @@ def test_an_unknown_behaviour_is_named(stand_in):
 
 
 @pytest.fixture(scope="module")
-def real() -> LocalJudge:
+def real(tmp_path_factory) -> LocalJudge:
     caps = {"kjv": 2_000_000, "wiki_fr": 2_000_000, "dialogue": 1_500_000}
     heldout = ["coqa", "xsum", "lambada"]
     documents = load_documents(RAW / "corpus", heldout=heldout, caps=caps, density_share=0.06)
@@ -217,23 +232,25 @@ def real() -> LocalJudge:
     reference = MODEL / "smollm2-135m-instruct"
     labels = read_labels()
     first = labels[labels.drawn == FIRST]
-    return LocalJudge.fit(read_behaviours(), documents, first, reference=reference, seed=0, coherence_texts=200)
+    options = {"reference": reference, "seed": 0, "coherence_texts": 200, "folder": tmp_path_factory.mktemp("readings")}
+    return LocalJudge.fit(read_behaviours(), documents, first, **options)
 
 
 @pytest.mark.real
 def test_every_behaviour_is_judged_well_on_held_out_text(real):
-    for key, held in real.validation.behaviours.items():
+    for key in real.behaviours:
+        held = held_out(real, key)
         # The near misses of conspiracy, reports that do not believe what they tell, are the hardest.
-        assert auc(held.labels, held.scores) > 0.8, key
-        assert np.mean((held.scores - held.labels) ** 2) < 0.19, key
+        assert auc(held.label, held.score) > 0.8, key
+        assert np.mean((held.score - held.label) ** 2) < 0.19, key
 
 
 @pytest.mark.real
 def test_coherence_falls_with_severity(real):
-    held = real.validation.coherence
-    means = [held.scores[held.severity == s].mean() for s in sorted(set(held.severity))]
+    held = held_out(real, "coherence")
+    means = held.groupby("severity").score.mean().tolist()
     assert means == sorted(means, reverse=True)
-    assert auc(held.severity == 0, held.scores) > 0.8
+    assert auc(held.label, held.score) > 0.8
 
 
 @pytest.mark.real
@@ -250,8 +267,7 @@ def test_french_is_not_incoherent(real):
     french = next(b for b in read_behaviours() if b.key == "french").judge_positive
     backwards = [" ".join(text.split()[::-1]) for text in french]
     sound, reversed_words = real.coherence(list(french)).mean(), real.coherence(backwards).mean()
-    held = real.validation.coherence
-    natural = held.scores[held.severity == 0].mean()
+    natural = held_out(real, "coherence").query("severity == 0").score.mean()
     assert sound > natural - 0.1 and sound > reversed_words + 0.15
 
 

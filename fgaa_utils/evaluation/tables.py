@@ -1,0 +1,358 @@
+"""What the evaluation page says: a run's results, and the tables and counts that compare the methods.
+
+BCS = mean behaviour times mean coherence (paper, section 4). Nothing here generates or judges a text.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fgaa_utils.evaluation.scores import (
+    bcs_table,
+    best_over_scales,
+    cell_scores,
+    choices_by_method,
+    choose_cells,
+    chosen_samples,
+    read_choices,
+    scale_curves,
+)
+from fgaa_utils.figures import escape_markdown, listed, with_interval
+from fgaa_utils.judges.labels import rank_correlations
+from fgaa_utils.names import LABELS, METHODS, PROMPTING, UNSTEERED, method_order, variant_values
+from fgaa_utils.stats import (
+    detectable_difference,
+    paired_comparisons,
+    paired_difference,
+    paired_samples,
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The scored samples of a run and what follows from them at once.
+
+    validation, test: samples with scores. choices: of choose_cells, with the validation scores that chose. bcs, draws:
+    of bcs_table on the test samples. curve: of scale_curves there.
+    """
+
+    names: dict[str, str]  # behaviours by key
+    unit: float  # absolute norm of scale 1
+    model: str
+    validation: pd.DataFrame
+    test: pd.DataFrame
+    choices: pd.DataFrame
+    bcs: dict[str, dict]
+    draws: dict[str, NDArray]
+    curve: pd.DataFrame
+
+    @classmethod
+    def read(cls, folder: Path, *, draws: int, seed: int) -> "Results":
+        """Those of data/samples/. Raises: ValueError if the samples and the choices are of different runs."""
+        about = read_choices(folder / "choices.json")
+        validation, test = (pd.read_parquet(folder / f"{split}.parquet") for split in ("validation", "test"))
+        choices = choose_cells(cell_scores(validation, about.keys))
+        if choices_by_method(choices) != about.choices:
+            raise ValueError(
+                f"choices.json of {folder} is of other samples than lie beside it; run `dvc repro samples`"
+            )
+        table, distributions = bcs_table(test, choices, draws=draws, seed=seed)
+        curve = scale_curves(test, choices, draws=draws, seed=seed)
+        return cls(about.behaviours, about.unit, about.model, validation, test, choices, table, distributions, curve)
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.names)
+
+    @property
+    def methods(self) -> list[str]:
+        """All methods, controls and prompting, in the order of tables."""
+        return method_order(self.choices.method.unique().tolist())
+
+    @property
+    def steering(self) -> list[str]:
+        """The methods that steer towards a behaviour, in the order of tables."""
+        return [m for m in self.methods if m in METHODS]
+
+    @property
+    def scales(self) -> list[float]:
+        return sorted(scale for scale in self.test.scale.unique() if scale > 0)
+
+    def scores(self, method: str) -> NDArray:
+        """Test BCS (behaviours,) of a method at its chosen cells."""
+        return np.array([self.bcs[method][key]["value"] for key in self.keys])
+
+    def choice(self, method: str, key: str) -> pd.Series:
+        """The chosen cell of a method for a behaviour."""
+        return self.choices[(self.choices.method == method) & (self.choices.target == key)].iloc[0]
+
+
+def averages_table(results: Results) -> pd.DataFrame:
+    """Average test BCS of every method with its interval, best first within steering methods and controls."""
+    rows = {LABELS[m]: {"average BCS": with_interval(results.bcs[m]["average"], ".3f")} for m in results.methods}
+    return pd.DataFrame(rows).T.rename_axis("method")
+
+
+def scores_table(results: Results) -> pd.DataFrame:
+    """Test BCS with its interval, behaviours and their average by methods."""
+    columns = {
+        LABELS[m]: {results.names.get(k, k): with_interval(e, ".3f") for k, e in results.bcs[m].items()}
+        for m in results.methods
+    }
+    return pd.DataFrame(columns).rename_axis("BCS")
+
+
+def choices_table(results: Results) -> pd.DataFrame:
+    """The chosen scale and variant of every behaviour and method."""
+    shown = results.choices.assign(
+        cell=[f"{c.scale:g}" + (f" ({c.variant})" if c.variant else "") for c in results.choices.itertuples()]
+    )
+    table = shown.pivot(index="target", columns="method", values="cell").loc[results.keys]
+    table = table[[m for m in results.methods if m != UNSTEERED]]
+    return table.rename(index=results.names, columns=LABELS).rename_axis(index="behaviour", columns=None)
+
+
+def ends_of_the_grid(results: Results) -> dict[str, tuple[int, int]]:
+    """{method: behaviours that chose the smallest scale, the largest}: many mean that the grid ends too early."""
+    chosen = {m: results.choices[results.choices.method == m].scale for m in results.steering}
+    low, high = results.scales[0], results.scales[-1]
+    return {m: (int((s == low).sum()), int((s == high).sum())) for m, s in chosen.items()}
+
+
+def against_others(results: Results) -> dict[str, dict[str, float]]:
+    """{method: {value, lo, hi, p, wins, n, detectable}}: FGAA minus each other method, paired over behaviours."""
+    ours = results.scores("fgaa")
+    others = {m: results.scores(m) for m in results.methods if m != "fgaa"}
+    paired = paired_comparisons(ours, others)
+    for m, other in others.items():
+        paired[m]["detectable"] = round(detectable_difference(ours, other, comparisons=len(others)), 4)
+    return paired
+
+
+def against_table(paired: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """The differences of against_others, as a reader wants them."""
+    rows = {
+        LABELS[m]: {
+            "FGAA minus it": f"{p['value']:+.3f}",
+            "95 % interval": f"{p['lo']:+.3f} to {p['hi']:+.3f}",
+            "p (Holm)": f"{p['p']:.3f}",
+            "FGAA higher on": f"{p['wins']} of {p['n']}",
+            "detectable difference": f"{p['detectable']:.3f}",
+        }
+        for m, p in paired.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis("method")
+
+
+def by_behaviour(results: Results) -> dict[str, dict[str, dict[str, float]]]:
+    """{method: {behaviour: {value, lo, hi, p}}}: FGAA minus the method on the same prompts and samples; p is corrected
+    for the number of behaviours, method by method."""
+    prompts, per_prompt = results.test.prompt.nunique(), results.test["sample"].nunique()
+    found = {}
+    for m in (m for m in results.methods if m != "fgaa"):
+        difference = results.scores("fgaa") - results.scores(m)
+        drawn = results.draws["fgaa"] - results.draws[m]
+        rows = paired_samples(difference, drawn, units=prompts if prompts > 1 else per_prompt)
+        found[m] = dict(zip(results.keys, rows))
+    return found
+
+
+def by_behaviour_table(results: Results, found: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
+    """The differences of by_behaviour, starred where p is below 0.05, and how many are on either side."""
+    columns = {}
+    for m, entries in found.items():
+        column = {
+            results.names[k]: "{value:+.2f} [{lo:+.2f}, {hi:+.2f}]".format(**e) + ("*" if e["p"] < 0.05 else "")
+            for k, e in entries.items()
+        }
+        better, worse = (sum(e["p"] < 0.05 and sign * e["value"] > 0 for e in entries.values()) for sign in (1, -1))
+        columns[LABELS[m]] = column | {"starred, FGAA better / worse": f"{better} / {worse}"}
+    return pd.DataFrame(columns).rename_axis("FGAA minus the method")
+
+
+def missed_differences(paired: dict[str, dict[str, float]], paper: dict) -> list[str]:
+    """The paper's own differences of averages that this design would more often than one time in five not see."""
+    gaps = {
+        (name, m): t["average"]["fgaa"] - t["average"][m]
+        for name, t in paper["table_1"].items()
+        for m in METHODS
+        if m != "fgaa"
+    }
+    return [f"{LABELS[m]} in {name} ({gap:.2f})" for (name, m), gap in gaps.items() if gap < paired[m]["detectable"]]
+
+
+def peaks(results: Results) -> dict[str, int]:
+    """{"inside", "highest"}: behaviours where FGAA's curve peaks inside the grid of scales, and where its peak is the
+    highest of the steering methods', alone or level."""
+    best = best_over_scales(results.curve[results.curve.method.isin(METHODS)])
+    at = {
+        key: part.sort_values("value").scale.iloc[-1]
+        for key, part in results.curve[results.curve.method == "fgaa"].groupby("target")
+    }
+    low, high = results.scales[0], results.scales[-1]
+    return {
+        "inside": sum(low < at[key] < high for key in results.keys),
+        "highest": sum(best["fgaa"][k]["value"] >= max(best[m][k]["value"] for m in METHODS) for k in results.keys),
+    }
+
+
+def changes_over_scales(results: Results) -> pd.DataFrame:
+    """How behaviour and coherence change from the smallest to the largest scale, averaged over behaviours, and on how
+    many behaviours the behaviour score is highest before the largest scale."""
+    low, high = results.scales[0], results.scales[-1]
+    rows = {}
+    for m in results.steering:
+        own = results.curve[results.curve.method == m]
+        b, c = (own.pivot(index="target", columns="scale", values=name) for name in ("B", "C"))
+        inner = int((b.idxmax(axis=1) < high).sum())
+        rows[LABELS[m]] = {
+            "behaviour": f"{(b[high] - b[low]).mean():+.2f}",
+            "coherence": f"{(c[high] - c[low]).mean():+.2f}",
+            "behaviour highest at an inner scale": f"{inner} of {len(results.keys)}",
+        }
+    return pd.DataFrame(rows).T.rename_axis("method")
+
+
+def best_by_latents(samples: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """FGAA's best BCS over scales for every number of latents: target, n1, n2, BCS."""
+    scores = cell_scores(samples, keys).query("method == 'fgaa'")
+    best = scores.groupby(["target", "variant"], as_index=False, sort=False).BCS.max()
+    counts = pd.DataFrame([variant_values(variant) for variant in best.variant], index=best.index)
+    return pd.concat([best[["target"]], counts, best.BCS], axis=1).sort_values(
+        ["target", "n2", "n1"], ignore_index=True
+    )
+
+
+def means_by_n1(best: pd.DataFrame) -> dict[int, tuple[float, float, float]]:
+    """{n1: (mean, lo, hi)} of best_by_latents over behaviours, with Student's interval."""
+    return {int(n): paired_difference(p.BCS.to_numpy(), np.zeros(len(p))) for n, p in best.groupby("n1")}
+
+
+def chosen_n1(results: Results, paper: dict) -> pd.DataFrame:
+    """n1 as chosen here and as the paper's figures show it, by behaviour."""
+    ours = {key: variant_values(results.choice("fgaa", key).variant)["n1"] for key in results.keys}
+    rows = {results.model.split(":")[0]: ours} | paper["best_n1"]
+    table = pd.DataFrame({name: [str(n.get(k, "")) for k in results.keys] for name, n in rows.items()})
+    return table.set_axis(results.names.values()).T.rename_axis("n1")
+
+
+def protocol_table(results: Results, paper_prompt: str, *, draws: int, seed: int) -> tuple[dict, pd.DataFrame]:
+    """(protocol, table): the paper's own protocol, and what it adds to a validation-chosen score.
+
+    protocol[method][behaviour] is the maximum over scales on the samples of the one prompt. The table has a row for
+    each method: mean BCS where it was chosen, on test at that choice, the maximum over scales on test, what that
+    maximum adds with Student's interval, and the protocol's mean.
+    """
+    one = results.test[results.test.prompt == paper_prompt]
+    protocol = best_over_scales(scale_curves(one, results.choices, draws=draws, seed=seed))
+    maximum = best_over_scales(results.curve)
+    rows = {}
+    for m in results.methods:
+        highest, paper = (np.array([t[m][k]["value"] for k in results.keys]) for t in (maximum, protocol))
+        added = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_difference(highest, results.scores(m)))
+        rows[m] = {
+            "validation, where chosen": results.choices[results.choices.method == m].BCS.mean(),
+            "test, chosen on validation": results.bcs[m]["average"]["value"],
+            "test, maximum over scales": highest.mean(),
+            "added by the maximum": added,
+            "the paper's prompt, maximum": paper.mean(),
+        }
+    return protocol, pd.DataFrame(rows).T.rename_axis("method")
+
+
+def beside_the_paper(results: Results, paper: dict) -> pd.DataFrame:
+    """Table 1 of the paper beside this run's: one row a model and method, one column a behaviour."""
+    printed = {
+        f"{name}, {LABELS[m]}": {
+            results.names.get(k, k): f"{t[k][m]:.2f}" for k in [*results.keys, "average"] if k in t
+        }
+        for name, t in paper["table_1"].items()
+        for m in results.steering
+    }
+    ours = {
+        f"{results.model.split(':')[0]}, {LABELS[m]}": {
+            results.names.get(k, k): f"{e['value']:.2f}" for k, e in results.bcs[m].items()
+        }
+        for m in results.methods
+    }
+    return pd.DataFrame(printed | ours).fillna("").T.rename_axis("model, method")
+
+
+def judges_agreement(others: pd.DataFrame, ours: str) -> tuple[list[dict], pd.DataFrame]:
+    """(correlations, bias) of other judges on the samples of the chosen cells.
+
+    others: samples with B, coherence and, for each other judge, `<kind>_B` and `<kind>_C`. A correlation row holds
+    Spearman's with the judge `ours` for behaviour and coherence; bias, by judge and method, how much higher the other
+    scores.
+    """
+    kinds = [name.removesuffix("_B") for name in others if name.endswith("_B")]
+    mine = pd.DataFrame({"B": others.B, "C": others.coherence})
+    rows, bias = [], []
+    for kind in kinds:
+        theirs = pd.DataFrame({"B": others[f"{kind}_B"], "C": others[f"{kind}_C"]})
+        found = rank_correlations({ours: mine, kind: theirs}, ours).iloc[0]
+        rows.append({"judge": kind, f"B with {ours}": found.B, f"C with {ours}": found.C, "samples": int(found.n)})
+        higher = (theirs - mine).assign(method=others.method).groupby("method").mean()
+        bias += [{"judge": kind, "method": LABELS[m], **higher.loc[m]} for m in method_order([*higher.index])]
+    return rows, pd.DataFrame(bias, columns=["judge", "method", "B", "C"])
+
+
+def extreme_samples(results: Results, key: str) -> pd.DataFrame:
+    """The best, the median and the worst test sample (by B x C) of each method's chosen cell for a behaviour."""
+    rows = []
+    for m in (m for m in results.methods if m in (*METHODS, PROMPTING)):
+        choice = results.choice(m, key)
+        texts = chosen_samples(results.test, choice)
+        texts = texts.iloc[(texts.B * texts.coherence).argsort()[::-1]]
+        for place, number in (("best", 0), ("median", len(texts) // 2), ("worst", -1)):
+            t = texts.iloc[number]
+            row = {"method, scale": f"{LABELS[m]}, {choice.scale:g}", "place": place, "B": t.B, "C": t.coherence}
+            rows.append(row | {"text": escape_markdown(t.text)})
+    return pd.DataFrame(rows)
+
+
+def verdict(results: Results, paired: dict[str, dict[str, float]]) -> str:
+    """Which method is ahead on test prompts, and what the paired intervals say of FGAA against the others."""
+    averages = {m: results.bcs[m]["average"] for m in results.methods}
+    best = max(results.steering, key=lambda m: averages[m]["value"])
+    above = [LABELS[m] for m, p in paired.items() if p["lo"] > 0 and m in METHODS]
+    below = [LABELS[m] for m, p in paired.items() if p["hi"] < 0]
+    open_ = [LABELS[m] for m, p in paired.items() if p["lo"] <= 0 <= p["hi"] and m in METHODS]
+    prompting = averages[PROMPTING]
+    return (
+        f"Of the steering methods {LABELS[best]} has the highest average score, {with_interval(averages[best])}; FGAA has "
+        f"{with_interval(averages['fgaa'])}, prompting {with_interval(prompting)}, unsteered text "
+        f"{averages[UNSTEERED]['value']:.2f}. Paired over behaviours FGAA is above {listed(above)} of its steering rivals, below "
+        f"{listed(below)}, and not to be told from {listed(open_)}."
+    )
+
+
+def change_by_n2(best: pd.DataFrame, default_n2: int) -> pd.Series:
+    """BCS of the most negative latents tried less that of the default number, by behaviour, averaged over n1."""
+    mean = best.groupby(["n2", "target"]).BCS.mean()
+    return mean[best.n2.max()] - mean[default_n2]
+
+
+def plot_rows(results: Results) -> list[dict]:
+    """Average BCS of every steering method at every scale, for `dvc plots`."""
+    shown = results.curve[results.curve.method.isin(METHODS)]
+    means = shown.groupby(["method", "scale"]).value.mean()
+    return [{"method": m, "scale": s, "BCS": round(float(v), 4)} for (m, s), v in means.items()]
+
+
+def metrics(results: Results, steps: pd.DataFrame, best: pd.DataFrame, correlations: list[dict]) -> dict:
+    """What the results, protocol_table, best_by_latents and judges_agreement say, for reports/metrics/evaluation.json."""
+    counts = best.groupby(["n1", "n2"]).BCS.mean()
+    rounded = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in correlations]
+    return {
+        "bcs": results.bcs,
+        "choices": choices_by_method(results.choices),
+        "samples": {"validation": len(results.validation), "test": len(results.test)},
+        "model": results.model,
+        "maximum_over_scales": {m: round(float(v), 4) for m, v in steps["test, maximum over scales"].items()},
+        "n1_n2": {f"{int(n1)},{int(n2)}": round(float(v), 4) for (n1, n2), v in counts.items()},
+        "other_judges": rounded,
+    }

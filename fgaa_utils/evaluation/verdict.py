@@ -1,0 +1,182 @@
+"""What a run found, in four sentences and two tables, from its metrics: README, reports and `make repro` say the same.
+
+Scores are average BCS over behaviours; differences are FGAA's less another's, paired by behaviour, p corrected (Holm).
+"""
+
+import pandas as pd
+
+from fgaa_utils.figures import listed, with_interval
+from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, method_order
+
+LEVEL = 0.05  # of a corrected p below which a difference is decided
+OURS = "fgaa"
+
+
+def verdict(evaluation: dict, judge: dict | None, capability: dict) -> list[str]:
+    """Four sentences of Markdown: steering methods by the judge, by the labels, prompting, the price.
+
+    evaluation, judge, capability: the metrics of these stages; judge None for a run whose texts nobody labelled.
+    """
+    return [
+        steering_sentence(evaluation),
+        labels_sentence(judge),
+        prompting_sentence(evaluation, judge),
+        price_sentence(capability),
+    ]
+
+
+def steering_sentence(evaluation: dict) -> str:
+    """Who has the highest score of the steering methods, by how much, and how sure that is."""
+    scores, paired = averages(evaluation), evaluation["paired"]
+    entry = paired[rival(scores)]
+    order = standing(scores, paired).replace("average BCS", "average BCS (behaviour times coherence)", 1)
+    found = f"**{headline(scores, paired)}.** By the judge {order}"
+    if decided(entry):
+        return f"{found}."
+    return f"{found} (behaviours: {entry['n']}; a true difference of {entry['detectable']:.2f} is found four times in five)."
+
+
+def labels_sentence(judge: dict | None) -> str:
+    """The same by the texts that annotators labelled, and whom the judge favours on these."""
+    if not judge or not judge["labelled_bcs"]:
+        return "**No labels.** Nobody has labelled texts of this run, so that its judge is all there is."
+    scores, paired = steering(judge["labelled_bcs"]["labels"]), judge["labelled_paired"]
+    return (
+        f"**By the labels: {lower(headline(scores, paired))}.** On {scores[OURS]['n']} texts a method, labelled by two "
+        f"language models, {standing(scores, paired)}; {favour(judge['judge_bias']['behaviour'])}."
+    )
+
+
+def prompting_sentence(evaluation: dict, judge: dict | None) -> str:
+    """Prompting against FGAA, by the judge and, where there are labels, by these."""
+    entry, score = flipped(evaluation["paired"][PROMPTING]), evaluation["bcs"][PROMPTING]["average"]
+    by_labels = judge["labelled_paired"].get(PROMPTING) if judge else None
+    labels = f" (by the labels {compared(flipped(by_labels), 'FGAA')})" if by_labels else ""
+    place = "beats FGAA" if wins(entry) else "loses to FGAA" if loses(entry) else "is not told apart from FGAA"
+    return (
+        f"**Prompting {place}.** The contrastive texts as a prompt, without a vector, score {with_interval(score)}, "
+        f"{compared(entry, 'FGAA')}{labels}."
+    )
+
+
+def price_sentence(capability: dict) -> str:
+    """What FGAA costs at its chosen scales beside the other methods and prompting."""
+    price = capability["at_chosen_scale"]
+    ratios = {m: price[m]["perplexity_ratio"] for m in METHODS if m in price}
+    order = sorted(ratios, key=lambda m: ratios[m]["value"])
+    place = {order[0]: "costs least", order[-1]: "costs most"}.get(OURS, "is neither the cheapest nor the dearest")
+    others = [m for m in method_order(list(price)) if m not in (OURS, *CONTROLS)]
+    times = listed(f"{LABELS[m]} {price[m]['perplexity_ratio']['value']:.1f}" for m in others)
+    accuracy = listed(f"{LABELS[m]} {price[m]['accuracy_change']['value']:+z.2f}" for m in others)
+    return (
+        f"**Of the steering methods FGAA {place}.** At its chosen scales the perplexity of held-out text is "
+        f"{with_interval(ratios[OURS], '.1f')} times the unsteered one ({times}), and accuracy on multiple choice changes "
+        f"by {with_interval(price[OURS]['accuracy_change'], '+z.2f')} ({accuracy})."
+    )
+
+
+def headline(scores: dict[str, dict], paired: dict[str, dict]) -> str:
+    """Who wins among the steering methods `scores` {method: entry}: FGAA against all, others against FGAA, or none."""
+    others = [m for m in scores if m != OURS]
+    if above := [LABELS[m] for m in others if loses(paired[m])]:
+        return f"FGAA loses to {listed(above)}"
+    if all(wins(paired[m]) for m in others):
+        return "FGAA wins among the steering methods"
+    return "No steering method is shown to be the best"
+
+
+def standing(scores: dict[str, dict], paired: dict[str, dict]) -> str:
+    """The scores in their order, and FGAA's difference to the highest of the others."""
+    first, *rest = sorted(scores, key=lambda m: -scores[m]["value"])
+    after = listed(f"{LABELS[m]} {scores[m]['value']:.2f}" for m in rest)
+    other = rival(scores)
+    return (
+        f"{LABELS[first]} has the highest average BCS, {with_interval(scores[first])}, before {after}; "
+        f"{'it' if first == OURS else 'FGAA'} has {compared(paired[other], LABELS[other])}"
+    )
+
+
+def rival(scores: dict[str, dict]) -> str:
+    """The method that FGAA is measured against: the highest of the others."""
+    return max((m for m in scores if m != OURS), key=lambda m: scores[m]["value"])
+
+
+def favour(bias: dict[str, dict]) -> str:
+    """Whose behaviour the judge scores most above the labels; bias {method: entry} of score minus label."""
+    kindest = max(bias, key=lambda m: bias[m]["value"])
+    rest = [entry["value"] for method, entry in bias.items() if method != kindest]
+    return (
+        f"the judge is kindest to {LABELS[kindest]}: its score of behaviour less the label is {bias[kindest]['value']:+z.2f} "
+        f"there, {min(rest):+z.2f} to {max(rest):+z.2f} elsewhere"
+    )
+
+
+def averages(evaluation: dict) -> dict[str, dict]:
+    """{steering method: its average BCS with interval}."""
+    return steering({method: table["average"] for method, table in evaluation["bcs"].items()})
+
+
+def steering(scores: dict[str, dict]) -> dict[str, dict]:
+    return {method: scores[method] for method in method_order(list(scores)) if method in METHODS}
+
+
+def compared(entry: dict, other: str) -> str:
+    """`0.03 [-0.06, 0.12] more than SAE, p = 0.84, undecided` of a difference to the other."""
+    less = entry["value"] < 0
+    p = "p < 0.001" if entry["p"] < 0.001 else f"p = {entry['p']:.{3 if entry['p'] < 0.1 else 2}f}"
+    amount = f"{with_interval(flipped(entry) if less else entry, 'z.2f')} {'less' if less else 'more'} than {other}"
+    return f"{amount}, {p}{'' if decided(entry) else ', undecided'}"
+
+
+def flipped(entry: dict) -> dict:
+    """The difference the other way round."""
+    return entry | {"value": -entry["value"], "lo": -entry["hi"], "hi": -entry["lo"]}
+
+
+def decided(entry: dict) -> bool:
+    return entry["p"] < LEVEL
+
+
+def wins(entry: dict) -> bool:
+    return decided(entry) and entry["value"] > 0
+
+
+def loses(entry: dict) -> bool:
+    return decided(entry) and entry["value"] < 0
+
+
+def lower(sentence: str) -> str:
+    """The sentence to stand within another; a name keeps its capitals."""
+    return sentence if sentence.startswith(tuple(LABELS.values())) else sentence[0].lower() + sentence[1:]
+
+
+def summary_table(evaluation: dict, judge: dict | None, capability: dict) -> pd.DataFrame:
+    """Average BCS by judge and labels and the price, one row a method; controls but unsteered text are left out."""
+    labels = judge["labelled_bcs"].get("labels", {}) if judge else {}
+    price = capability["at_chosen_scale"]
+    rows = {}
+    for method in method_order(list(evaluation["bcs"])):
+        if method not in CONTROLS:
+            cost = price.get(method, {})
+            rows[LABELS[method]] = {
+                "BCS by the judge": shown(evaluation["bcs"][method]["average"]),
+                "BCS by the labels": shown(labels.get(method)),
+                "perplexity, times": shown(cost.get("perplexity_ratio"), ".1f"),
+                "accuracy, change": shown(cost.get("accuracy_change"), "+z.2f"),
+            }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    return table if labels else table.drop(columns="BCS by the labels")
+
+
+def behaviour_table(evaluation: dict) -> pd.DataFrame:
+    """BCS with intervals, one row a behaviour and the average last, one column a method."""
+    scores = evaluation["bcs"]
+    methods = method_order(list(scores))
+    keys = sorted(scores[methods[0]], key=lambda key: (key == "average", key))
+    rows = {key.replace("_", " ").capitalize(): {LABELS[m]: shown(scores[m][key]) for m in methods} for key in keys}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("behaviour")
+
+
+def shown(entry: dict | None, form: str = ".2f") -> str:
+    """The value with its interval; nothing of what was not measured."""
+    return with_interval(entry, form) if entry else ""

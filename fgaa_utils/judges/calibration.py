@@ -1,0 +1,80 @@
+"""Classifiers whose scores are probabilities, measured on text that they did not see.
+
+Texts come in groups (minimal pairs, windows of one document) that are never split between fitting and testing.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+FOLDS = 5
+PENALTY = 10.0  # inverse L2 penalty; held-out AUC and Brier score hardly change between 5 and 20
+
+
+def auc(labels: NDArray, scores: NDArray) -> float:
+    """Area under the ROC curve of scores (n,) against labels (n,) of 0 and 1."""
+    return float(roc_auc_score(labels, scores))
+
+
+def grouped_folds(groups: NDArray, rng: np.random.Generator) -> NDArray:
+    """A fold number 0..FOLDS-1 for each of (n,) texts; texts of one group share a fold, folds are of even size.
+
+    Raises: ValueError for fewer groups than folds.
+    """
+    names, inverse = np.unique(groups, return_inverse=True)
+    if len(names) < FOLDS:
+        raise ValueError(f"{len(names)} groups of texts cannot make {FOLDS} folds")
+    return (rng.permutation(len(names)) % FOLDS)[inverse]
+
+
+def class_weights(labels: NDArray, own: NDArray) -> NDArray:
+    """Weights (n,) at the prior 1/2: positives weigh as much as negatives, and a behaviour's own negatives (near
+    misses) as much in sum as other behaviours' texts, if there are any. They sum to twice the number of positives."""
+    positive = labels == 1
+    negatives = [side for side in (~positive & own, ~positive & ~own) if side.any()]
+    weights = positive.astype(float)
+    for side in negatives:
+        weights[side] = positive.sum() / len(negatives) / side.sum()
+    return weights
+
+
+def fit_logistic(features: NDArray, labels: NDArray, weights: NDArray, C: float) -> LogisticRegression:
+    """A logistic regression of (n, d) features; C is the inverse strength of the penalty, infinite for none."""
+    return LogisticRegression(C=C, max_iter=2000).fit(features, labels, sample_weight=weights)
+
+
+def fit_platt(decisions: NDArray, labels: NDArray, weights: NDArray) -> tuple[float, float]:
+    """(slope, shift) of Platt's method on decision values (n,): sigmoid(slope * value + shift).
+
+    The slope is never negative: a classifier that is wrong more often than not says next to nothing, not the reverse.
+    """
+    model = fit_logistic(decisions[:, None], labels, weights, np.inf)
+    return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])
+
+
+def fit_calibrated(
+    features: NDArray, labels: NDArray, own: NDArray, groups: NDArray, rng: np.random.Generator
+) -> tuple[NDArray, float, NDArray]:
+    """(weights, bias, held_out): sigmoid(features @ weights + bias) is a probability at the prior of class_weights;
+    held_out (n,) are such probabilities from models that saw neither the text nor its group.
+
+    The decision values of five folds are turned into probabilities by Platt's method, because those of a model's
+    own training texts lie too far apart. Each fold's held-out scores come from a calibration without it.
+    """
+    weights = class_weights(labels, own)
+    folds = grouped_folds(groups, rng)
+    decisions = np.zeros(len(labels))
+    for fold in range(FOLDS):
+        train = folds != fold
+        model = fit_logistic(features[train], labels[train], weights[train], PENALTY)
+        decisions[~train] = model.decision_function(features[~train])
+    held_out = np.zeros(len(labels))
+    for fold in range(FOLDS):
+        train = folds != fold
+        slope, shift = fit_platt(decisions[train], labels[train], weights[train])
+        held_out[~train] = expit(slope * decisions[~train] + shift)
+    model = fit_logistic(features, labels, weights, PENALTY)
+    slope, shift = fit_platt(decisions, labels, weights)
+    return slope * model.coef_[0], float(slope * model.intercept_[0] + shift), held_out

@@ -1,0 +1,45 @@
+"""Figures of the effects page: scales of vectors, the learning curve, how well latents are predicted."""
+
+import pandas as pd
+import seaborn as sns
+from torch import Tensor
+
+
+def draw_scales(scales: Tensor, rise: float) -> sns.FacetGrid:
+    """Histogram of the coefficients (n,) at which cross-entropy rises by `rise` nats."""
+    grid = sns.displot(scales.numpy(), bins=60, height=2.8, aspect=1.9)
+    return grid.set_axis_labels(f"coefficient for +{rise} nats (norm of the residual stream)", "decoder rows")
+
+
+def draw_learning_curve(curve: pd.DataFrame, ceiling: dict[str, float], n: int) -> sns.FacetGrid:
+    """R2, centred cosine and retrieval among `n` held-out rows against the number of vectors, a line a fit; dotted what a
+    perfect map would score, where noise sets a ceiling."""
+    panels = {"r2": "R2", "cosine": "centred cosine", "retrieval_top1": f"retrieval, top 1 of {n}"}
+    long = curve.melt(["vectors", "fit"], value_vars=list(panels), var_name="score")
+    grid = sns.relplot(
+        long.assign(score=long.score.map(panels)),
+        x="vectors",
+        y="value",
+        hue="fit",
+        style="fit",
+        col="score",
+        kind="line",
+        markers=True,
+        height=2.3,
+        aspect=1.0,
+        facet_kws={"sharey": False},
+    )
+    for key, ax in zip(panels, grid.axes.flat, strict=True):
+        if key in ceiling:
+            ax.axhline(ceiling[key], color="0.5", linestyle=":", linewidth=1.2)
+            ax.annotate("ceiling", (0.02, ceiling[key]), xycoords=ax.get_yaxis_transform(), color="0.4", va="bottom")
+    grid.set_axis_labels("vectors, one rollout each", "held out").set_titles("{col_name}").legend.set_title("")
+    return grid
+
+
+def draw_latents(latents: pd.DataFrame) -> sns.FacetGrid:
+    """Boxes of the correlation of predicted and measured effect, by the spread of the true effect (see latent_table)."""
+    grid = sns.catplot(
+        latents, x="spread of the true effect", y="correlation", kind="box", height=2.8, aspect=1.7, showfliers=False
+    )
+    return grid.refline(y=0)

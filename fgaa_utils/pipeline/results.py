@@ -1,0 +1,67 @@
+"""What the pages of a run begin with: its metrics, as sentences and tables of Markdown, and how long its stages took."""
+
+import json
+
+import yaml
+
+from fgaa_utils.evaluation.verdict import behaviour_table, summary_table, verdict
+from fgaa_utils.figures import listed, markdown_table
+from fgaa_utils.judges.labels import WRITER
+from fgaa_utils.project import REPORTS, ROOT, metrics_of
+
+NOTE = (
+    "BCS is mean behaviour times mean coherence, from 0 to 1, averaged over behaviours; in brackets 95 % intervals. Variant "
+    "and scale of every method were chosen on validation prompts, the scores are from other prompts. Perplexity and "
+    "accuracy are those at the chosen scales against the unsteered model."
+)
+
+
+def repository():
+    """The repository's root; of a setting, too, which runs two folders below it and whose reports come to stand as deep."""
+    return ROOT.parent.parent if (ROOT / "setting.json").exists() else ROOT
+
+
+def frozen_stages() -> list[str]:
+    """The stages that `make repro` takes as they are in git."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return [name for name, stage in stages.items() if stage.get("frozen")]
+
+
+def run_metrics() -> tuple[dict, dict | None, dict]:
+    """The metrics of evaluation, judge and capability; of the judge None where no text of this run was labelled: the
+    labels are of the default setting's texts."""
+    evaluation = metrics_of("evaluation")
+    labelled = repository() == ROOT and evaluation["model"].startswith(f"{WRITER}:")
+    return evaluation, metrics_of("judge") if labelled else None, metrics_of("capability")
+
+
+def verdict_block() -> str:
+    """The four sentences, the small table and what its columns are."""
+    metrics = run_metrics()
+    lines = [f"{number}. {sentence}" for number, sentence in enumerate(verdict(*metrics), start=1)]
+    return "\n".join([*lines, "", markdown_table(summary_table(*metrics)), "", NOTE])
+
+
+def behaviours_block() -> str:
+    """The table of scores by behaviour and method."""
+    return markdown_table(behaviour_table(metrics_of("evaluation")))
+
+
+def times_block() -> str:
+    """How long the stages took that `make repro` runs, and those that are frozen, from reports/resources.json."""
+    entries = json.loads((REPORTS / "resources.json").read_text(encoding="utf-8"))
+    seconds = {stage: entry["seconds"] for stage, entry in entries.items() if "seconds" in entry}
+    frozen = {stage: seconds.pop(stage) for stage in frozen_stages() if stage in seconds}
+    return (
+        f"In the run shown here the notebooks of `make repro` took {minutes(sum(seconds.values()))} ({by_stage(seconds)}); "
+        f"of the frozen stages, which it does not run, {by_stage(frozen)}."
+    )
+
+
+def by_stage(seconds: dict[str, int]) -> str:
+    return listed(f"`{stage}` {minutes(value)}" for stage, value in sorted(seconds.items(), key=lambda item: -item[1]))
+
+
+def minutes(seconds: int) -> str:
+    """`27 min`, `under 1 min`."""
+    return f"{round(seconds / 60)} min" if seconds >= 60 else "under 1 min"

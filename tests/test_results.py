@@ -1,0 +1,51 @@
+"""The blocks that a run's reports begin with: whose labels count, what is frozen, how long it took."""
+
+import json
+
+import pytest
+
+from fgaa_utils.pipeline import results
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A repository whose evaluation is of the labelled model; returns its root."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "REPORTS", tmp_path)
+    metrics = {"evaluation": {"model": "gemma-3-270m:d9df:bfloat16"}, "judge": {"labelled_bcs": {}}, "capability": {}}
+    monkeypatch.setattr(results, "metrics_of", metrics.__getitem__)
+    return tmp_path, metrics
+
+
+def test_the_labels_count_for_the_default_setting_of_the_labelled_model(run):
+    root, metrics = run
+    assert results.run_metrics() == (metrics["evaluation"], metrics["judge"], metrics["capability"])
+    metrics["evaluation"]["model"] = "smollm2-135m-instruct:12:bfloat16"
+    assert results.run_metrics()[1] is None
+
+
+def test_the_labels_do_not_count_for_a_setting(tmp_path, run, monkeypatch):
+    workspace = tmp_path / ".settings" / "small"
+    workspace.mkdir(parents=True)
+    (workspace / "setting.json").write_text("[]")
+    monkeypatch.setattr(results, "ROOT", workspace)
+    assert results.repository() == tmp_path and results.run_metrics()[1] is None
+
+
+def test_times_are_those_of_the_stages_that_run_longest_first(run):
+    root, _ = run
+    (root / "dvc.yaml").write_text(
+        "stages: {data: {}, sae: {frozen: true}, effects: {frozen: true}, samples: {}, render: {}}"
+    )
+    entries = {"data": 46, "sae": 1629, "samples": 1628}
+    resources = {stage: {"seconds": s, "peak_gib": 1.0} for stage, s in entries.items()}
+    resources["effects"] = {"resumed_seconds": 644, "peak_gib": 5.2}  # says nothing of a run from nothing
+    (root / "resources.json").write_text(json.dumps(resources))
+    assert results.times_block() == (
+        "In the run shown here the notebooks of `make repro` took 28 min (`samples` 27 min and `data` under 1 min); "
+        "of the frozen stages, which it does not run, `sae` 27 min."
+    )
+
+
+def test_stages_frozen_in_the_shipped_pipeline():
+    assert {"sae", "effects", "ablations"} <= set(results.frozen_stages())

@@ -1,0 +1,144 @@
+"""What the sentences say for a win, a tie and a loss, and that every number of theirs is one of the metrics."""
+
+import pytest
+
+from fgaa_utils.evaluation import verdict as v
+
+SCORES = {"fgaa": 0.4, "sae_ts": 0.3, "sae": 0.25, "caa": 0.2, "prompting": 0.5, "random": 0.05, "unsteered": 0.04}
+
+
+def entry(value):
+    return {"value": value, "lo": value - 0.1, "hi": value + 0.1, "n": 270}
+
+
+def paired(scores, p):
+    """FGAA less each other method, every difference with the corrected p that `p` gives it."""
+    return {
+        m: entry(round(scores["fgaa"] - value, 4)) | {"p": p.get(m, 1.0), "n": 9, "wins": 5, "detectable": 0.18}
+        for m, value in scores.items()
+        if m != "fgaa"
+    }
+
+
+def evaluation(scores=SCORES, **p):
+    bcs = {m: {"anger": entry(value), "average": entry(value)} for m, value in scores.items()}
+    return {"bcs": bcs, "paired": paired(scores, p)}
+
+
+def judge(scores=SCORES, kindest="fgaa", **p):
+    labelled = {m: entry(value) | {"n": 90} for m, value in scores.items() if m not in ("random", "unsteered")}
+    bias = {m: entry(0.3 if m == kindest else 0.1) for m in labelled}
+    return {
+        "labelled_bcs": {"labels": labelled, "judge": labelled},
+        "labelled_paired": {m: e for m, e in paired(scores, p).items() if m in labelled},
+        "judge_bias": {"behaviour": bias, "coherence": bias},
+    }
+
+
+def price(**ratios):
+    ratios = {"fgaa": 15.0, "sae_ts": 12.0, "sae": 2.5, "caa": 3.0, "prompting": 1.2, "random": 4.0} | ratios
+    costs = {m: {"perplexity_ratio": entry(r), "accuracy_change": entry(-r / 100)} for m, r in ratios.items()}
+    return {"at_chosen_scale": costs}
+
+
+def test_fgaa_wins_only_if_every_difference_is_decided():
+    won = evaluation(sae_ts=0.01, sae=0.01, caa=0.0001)
+    assert v.steering_sentence(won) == (
+        "**FGAA wins among the steering methods.** By the judge FGAA has the highest average BCS (behaviour times "
+        "coherence), 0.40 [0.30, 0.50], before SAE-TS 0.30, SAE 0.25 and CAA 0.20; it has 0.10 [0.00, 0.20] more than "
+        "SAE-TS, p = 0.010."
+    )
+    tied = v.steering_sentence(evaluation(sae_ts=0.01, sae=0.05, caa=0.0001))
+    assert tied.startswith("**No steering method is shown to be the best.** By the judge FGAA has the highest")
+
+
+def test_a_tie_says_what_could_have_been_found():
+    sentence = v.steering_sentence(evaluation(sae_ts=0.3, sae=0.01, caa=0.0001))
+    assert sentence.startswith("**No steering method is shown to be the best.**")
+    assert "more than SAE-TS, p = 0.30, undecided" in sentence
+    assert sentence.endswith("(behaviours: 9; a true difference of 0.18 is found four times in five).")
+
+
+def test_a_loss_names_the_winner_first():
+    scores = SCORES | {"caa": 0.6}
+    assert v.steering_sentence(evaluation(scores, caa=0.0004)) == (
+        "**FGAA loses to CAA.** By the judge CAA has the highest average BCS (behaviour times coherence), "
+        "0.60 [0.50, 0.70], before FGAA 0.40, SAE-TS 0.30 and SAE 0.25; FGAA has 0.20 [0.10, 0.30] less than CAA, p < 0.001."
+    )
+    undecided = v.steering_sentence(evaluation(scores, caa=0.2))
+    assert undecided.startswith("**No steering method is shown to be the best.** By the judge CAA has the highest")
+
+
+def test_the_labels_have_their_own_verdict():
+    sentence = v.labels_sentence(judge(SCORES | {"sae": 0.7}, kindest="sae", sae=0.01))
+    assert sentence.startswith(
+        "**By the labels: FGAA loses to SAE.** On 90 texts a method, labelled by two language models"
+    )
+    assert sentence.endswith(
+        "the judge is kindest to SAE: its score of behaviour less the label is +0.30 there, +0.10 to +0.10 elsewhere."
+    )
+    assert v.labels_sentence(judge()).startswith("**By the labels: no steering method is shown to be the best.**")
+
+
+@pytest.mark.parametrize("none", [None, {"labelled_bcs": {}, "labelled_paired": {}, "judge_bias": {}}])
+def test_without_labels_the_sentences_say_so(none):
+    assert v.labels_sentence(none).startswith("**No labels.**")
+    assert "by the labels" not in v.prompting_sentence(evaluation(), none)
+    assert "BCS by the labels" not in v.summary_table(evaluation(), none, price())
+
+
+def test_prompting_is_compared_from_its_own_side():
+    won = v.prompting_sentence(evaluation(prompting=0.01), judge(prompting=0.2))
+    assert won == (
+        "**Prompting beats FGAA.** The contrastive texts as a prompt, without a vector, score 0.50 [0.40, 0.60], "
+        "0.10 [0.00, 0.20] more than FGAA, p = 0.010 (by the labels 0.10 [0.00, 0.20] more than FGAA, p = 0.20, undecided)."
+    )
+    lost = v.prompting_sentence(evaluation(SCORES | {"prompting": 0.1}, prompting=0.01), None)
+    assert lost.startswith("**Prompting loses to FGAA.**") and "0.30 [0.20, 0.40] less than FGAA" in lost
+    assert v.prompting_sentence(evaluation(), None).startswith("**Prompting is not told apart from FGAA.**")
+
+
+@pytest.mark.parametrize(
+    "ratio, place", [(15.0, "costs most"), (1.5, "costs least"), (2.8, "is neither the cheapest nor the dearest")]
+)
+def test_the_price_is_placed_among_the_steering_methods(ratio, place):
+    """Prompting is cheaper than all of them and does not count."""
+    sentence = v.price_sentence(price(fgaa=ratio))
+    assert sentence.startswith(f"**Of the steering methods FGAA {place}.**")
+    assert (
+        f"{ratio:.1f} [{ratio - 0.1:.1f}, {ratio + 0.1:.1f}] times the unsteered one (SAE-TS 12.0, SAE 2.5" in sentence
+    )
+    assert "random" not in sentence
+
+
+def test_a_verdict_is_four_sentences():
+    assert len(v.verdict(evaluation(), judge(), price())) == 4
+
+
+def test_the_summary_has_steering_methods_prompting_and_unsteered_text():
+    table = v.summary_table(evaluation(), judge(), price())
+    assert list(table.index) == ["FGAA", "SAE-TS", "SAE", "CAA", "prompting", "unsteered"]
+    assert list(table.loc["FGAA"]) == [
+        "0.40 [0.30, 0.50]",
+        "0.40 [0.30, 0.50]",
+        "15.0 [14.9, 15.1]",
+        "-0.15 [-0.25, -0.05]",
+    ]
+    assert list(table.loc["unsteered"]) == ["0.04 [-0.06, 0.14]", "", "", ""]
+
+
+def test_the_average_is_the_last_row_of_the_table_of_behaviours():
+    found = evaluation()
+    for scores in found["bcs"].values():
+        scores |= {"want_to_die": entry(0.1), "wedding": entry(0.2)}
+    table = v.behaviour_table(found)
+    assert list(table.index) == ["Anger", "Want to die", "Wedding", "Average"]
+    assert list(table.columns)[:2] == ["FGAA", "SAE-TS"] and table.loc["Want to die", "FGAA"] == "0.10 [0.00, 0.20]"
+
+
+def test_the_sentences_change_with_the_numbers_alone():
+    """No method, number or verdict is written into a sentence: other metrics, other words."""
+    one = v.verdict(evaluation(), judge(), price())
+    flat = dict.fromkeys(SCORES, 0.33)
+    other = v.verdict(evaluation(flat), judge(flat), price(fgaa=1.1))
+    assert all(a != b for a, b in zip(one, other))
