@@ -179,9 +179,13 @@ def test_a_parameter_that_is_nowhere_is_an_error(project):
 @pytest.mark.parametrize(
     ("code", "paths"),
     [
-        ('artefact("samples/test.parquet"), DATA', {"data/samples/test.parquet"}),
+        ('artefact("samples/test.parquet"), DATA / name', {"data/samples/test.parquet"}),
         ('metrics_of("vectors")["x"]', {"reports/metrics/vectors.json"}),
-        ('artefact(f"{name}"), metrics_of(stage), DATA / name', set()),
+        ('artefact(f"{name}"), metrics_of(stage), ROOT / name', set()),
+        (
+            'read_settings(METRICS, REPORTS / "settings"), MODEL / reference',
+            {"reports/metrics", "reports/settings", "data/model"},
+        ),
         ('np.load(DATA / "data" / "density.npy"), RAW / "corpus"', {"data/data/density.npy", "data/raw/corpus"}),
         ('METRICS / "vectors.json"', {"reports/metrics/vectors.json"}),
         ("read_labels(), sample_questions(task)", {"data/labels/steered.csv", "data/raw/capability"}),

@@ -180,13 +180,13 @@ def wired_stages() -> list[str]:
 
 
 def paths_read(source: str) -> set[str]:
-    """Repository paths that code reads by name: artefact("..."), metrics_of("..."), DATA / "..." and the calls of
-    READERS."""
+    """Repository paths that code reads by name: artefact("..."), metrics_of("..."), DATA / "...", METRICS and the
+    calls of READERS. Of a folder and what is in it, what is in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             found |= set(_called(node))
-        elif path := _joined(node):
+        elif path := _folder_path(node):
             found.add(path)
     return {path for path in found if not any(path != other and other.startswith(f"{path}/") for other in found)}
 
@@ -200,12 +200,13 @@ def _called(node: ast.Call) -> list[str]:
     return READERS.get(name, [])
 
 
-def _joined(node: ast.AST) -> str | None:
-    """`data/raw/corpus` of RAW / "corpus"."""
+def _folder_path(node: ast.AST) -> str | None:
+    """`data/raw/corpus` of RAW / "corpus", `reports/metrics` of METRICS."""
+    if isinstance(node, ast.Name):
+        return FOLDERS.get(node.id)
     if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)):
         return None
-    left = FOLDERS.get(node.left.id) if isinstance(node.left, ast.Name) else _joined(node.left)
-    right = _text(node.right)
+    left, right = _folder_path(node.left), _text(node.right)
     return f"{left}/{right}" if left and right else None
 
 
@@ -218,7 +219,7 @@ def input_differences(stage: str, stages: dict) -> list[str]:
     """What a notebook's code and its **Inputs** line do not have in common: a line each, [] if they agree. What the
     stage makes itself is no input."""
     own, declared = outputs(stages[stage]), declared_inputs(stage)
-    read = {path for path in paths_read(code_cells(stage)) if not any(related(path, out) for out in own)}
+    read = {path for path in paths_read(code_cells(stage)) if not any(f"{path}/".startswith(f"{out}/") for out in own)}
     silent = sorted(path for path in read if not any(related(path, entry) for entry in declared))
     unread = sorted(entry for entry in declared if not any(related(path, entry) for path in read))
     name = notebook_path(stage).name
