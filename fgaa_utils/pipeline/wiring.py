@@ -218,7 +218,7 @@ def input_differences(stage: str, stages: dict) -> list[str]:
     """What a notebook's code and its **Inputs** line do not have in common: a line each, [] if they agree. What the
     stage makes itself is no input."""
     own, declared = outputs(stages[stage]), declared_inputs(stage)
-    read = {path for path in paths_read(code_cells(stage)) if not any(related(path, out) for out in own)}
+    read = {path for path in paths_read(code_cells(stage)) if not any(f"{path}/".startswith(f"{out}/") for out in own)}
     silent = sorted(path for path in read if not any(related(path, entry) for entry in declared))
     unread = sorted(entry for entry in declared if not any(related(path, entry) for path in read))
     name = notebook_path(stage).name
