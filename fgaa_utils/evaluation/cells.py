@@ -26,7 +26,7 @@ from fgaa_utils.names import METHODS, SHARED, UNSTEERED, Cell, VectorName
 
 PLAIN = VectorName(SHARED, UNSTEERED).cell  # text without steering
 # What a split adds to the run's seed. All cells of a split share their random numbers; the splits share none.
-VALIDATION, TEST, HELDOUT_TEXTS = 11, 12, 21
+VALIDATION, TEST = 11, 12
 
 
 def cell_grid(
