@@ -37,17 +37,27 @@ class Script:
     params: list[str]
 
 
-# The pages are made of what every notebook left, and say which of them has changed since.
+# The pages are made of what every notebook left, and say which of them has changed since. The record of
+# ablation_samples is not in git, so that a fresh clone has it only once that frozen stage has run.
 _PAGES = [
     path
     for stage, notebook in STAGES.items()
     if notebook
     for path in (f"notebooks/{notebook}.ipynb", f"reports/{notebook}.ipynb", f"reports/metrics/{stage}.json")
+    if path != "reports/ablation_samples.ipynb"
+]
+_BROWSERS = [
+    "data/features/latents.json",
+    "data/labels/steered.csv",
+    "data/samples/choices.json",
+    "data/samples/test.parquet",
+    "data/samples/validation.parquet",
+    "fgaa_utils/pipeline/browser_page",
 ]
 SCRIPTS = {
     "fetch": Script(["data/sources.yaml"], []),
     "model": Script(["data/raw/gemma", "data/raw/smollm2"], ["base.model", "base.reference"]),
-    "render": Script(_PAGES, []),
+    "render": Script(["dvc.yaml", *_PAGES, *_BROWSERS], []),
 }
 # Functions that read without being given a path.
 READERS = {
