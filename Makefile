@@ -21,7 +21,7 @@ help: ## list the targets
 
 setup: .venv/.ready ## make .venv with the locked versions
 
-repro: .venv/.ready ## run the whole pipeline on the real model (about 50 minutes on two cores); SETTING=<file of settings/> for another
+repro: .venv/.ready ## run the whole pipeline on the real model (README: how long); SETTING=<file of settings/> for another
 	$(BIN)/python -m fgaa_utils.pipeline.settings $(SETTING)
 ifeq ($(SETTING),gemma-3-270m)
 	@echo && echo "Results: reports/index.html, reports/pages/, and these numbers:" && $(BIN)/python -m fgaa_utils.pipeline.summary

@@ -4,7 +4,8 @@ import pytest
 
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.judges import choose
-from fgaa_utils.judges.choose import announce, check_kinds, judge_rows, open_judge, rank_correlations
+from fgaa_utils.judges.choose import announce, check_kinds, judge_rows, open_judge
+from fgaa_utils.judges.labels import rank_correlations
 
 SERVER = {"concurrency": 2, "timeout": 1.0, "attempts": 1}
 LOVE = Behaviour("love", "Love", "The text expresses love.", (), (), (), ())
