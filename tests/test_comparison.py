@@ -98,7 +98,7 @@ def test_the_answer_in_sentences(settings):
     assert compare.steering_sentence(settings) == (
         "Of the methods that steer, FGAA has the highest average BCS in 3 of 4 settings (gemma, b-deep and other), CAA in b."
     )
-    assert compare.overall_sentence(settings).endswith("FGAA in gemma, CAA in b, FGAA in b-deep and FGAA in other.")
+    assert compare.overall_sentence(settings).endswith("the highest is FGAA in gemma, b-deep and other; CAA in b.")
 
 
 def test_a_setting_that_was_not_run_whole_is_refused(tmp_path):
