@@ -133,6 +133,12 @@ def test_metrics_are_plain_and_complete(noisy):
     assert found["unsteered"] == {"nats": 3.0, "accuracy": {"sciq": 1.0, "mmlu": 1.0}}
 
 
+def test_a_ratio_is_written_legibly_however_large():
+    assert tables.ratio_text({"value": 14.8779, "lo": 2.5326, "hi": 590.6}) == "14.88 [2.53, 591]"
+    assert tables.ratio_text({"value": 813656.2, "median": 3.0}) == "813,656"
+    assert tables.ratio_text({"value": 1.0}) == "1.00"
+
+
 def test_the_papers_figure_5_is_a_row_a_task():
     table = tables.paper_figure_5(ROOT / "data" / "paper.yaml")
     assert table.loc["MMLU", 20] == 40.6 and table.index.name

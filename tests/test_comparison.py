@@ -2,11 +2,13 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import yaml
 
 from fgaa_utils.evaluation import comparison as compare
+from fgaa_utils.evaluation.comparison_figures import averages_by_setting
 from fgaa_utils.project import METRICS, REPORTS
 from fgaa_utils.stats import paired_comparisons
 
@@ -98,7 +100,7 @@ def test_the_answer_in_sentences(settings):
     assert compare.steering_sentence(settings) == (
         "Of the methods that steer, FGAA has the highest average BCS in 3 of 4 settings (gemma, b-deep and other), CAA in b."
     )
-    assert compare.overall_sentence(settings).endswith("FGAA in gemma, CAA in b, FGAA in b-deep and FGAA in other.")
+    assert compare.overall_sentence(settings).endswith("the highest is FGAA in gemma, b-deep and other; CAA in b.")
 
 
 def test_a_setting_that_was_not_run_whole_is_refused(tmp_path):
@@ -112,3 +114,11 @@ def test_reported_settings_can_be_read():
     settings = compare.read_settings("gemma-3-270m", METRICS, REPORTS / "settings")
     assert set(compare.claims_table(settings).columns) == {"decided in", *(s.name for s in settings)}
     assert "" not in set(compare.setting_table(settings).loc["judge"])
+
+
+def test_the_figure_names_the_methods_on_the_left_only(settings):
+    grid = averages_by_setting(compare.average_rows(settings))
+    named = [[t.get_text() for t in ax.get_yticklabels() if t.get_visible()] for ax in grid.axes.flat]
+    assert named[0] == ["FGAA", "CAA"] and not any(named[1:])
+    assert list(grid.axes_dict) == ["gemma", "b", "b-deep", "other"]
+    plt.close(grid.figure)

@@ -1,5 +1,7 @@
 """The layout of the cells whose cost is measured, what they add, and the files that keep what they cost."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,7 @@ def test_the_answer_says_what_the_unsteered_model_does(tmp_path):
     )
     assert second.startswith(f"Over the other {len(costs.cells) - 1} cells, ")
     assert -1 <= agreement(costs) < -0.3
+    assert agreement(replace(costs, cells=costs.cells.assign(accuracy=0.5))) == 0
 
 
 def test_cells_are_counted(tmp_path):

@@ -146,14 +146,14 @@ def _scale_axis(grid: sns.FacetGrid, costs: Costs, unit: str) -> None:
 
 
 def _spaced_labels(scales: list[float]) -> list[str]:
-    """A label a scale, empty where it would touch the last on a logarithmic axis of a panel's width."""
-    labels, last = [], -np.inf
-    span = np.log(scales[-1] / scales[0])
-    for scale in scales:
-        far = len(scales) == 1 or np.log(scale) - last > 0.12 * span
+    """A label a scale, the largest first; none where it would touch the next on a logarithmic axis of a panel's width."""
+    labels, last = [], np.inf
+    gap = 0.12 * np.log(scales[-1] / scales[0])
+    for scale in reversed(scales):
+        far = last - np.log(scale) >= gap
         labels.append(f"{scale:g}" if far else "")
         last = np.log(scale) if far else last
-    return labels
+    return labels[::-1]
 
 
 def _make_room_below(ax: Axes, *, share: float) -> None:

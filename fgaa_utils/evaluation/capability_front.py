@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from fgaa_utils.evaluation.capability_tables import ACCURACY, PERPLEXITY
+from fgaa_utils.evaluation.capability_tables import ACCURACY, PERPLEXITY, ratio_text
 from fgaa_utils.evaluation.costs import Costs
 from fgaa_utils.figures import listed, with_interval
 from fgaa_utils.names import LABELS, METHODS, PROMPTING, method_order
@@ -21,7 +21,10 @@ def behaviour_points(costs: Costs, bcs: dict) -> pd.DataFrame:
 
 def behaviour_table(points: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     """BCS / perplexity ratio / accuracy change: a row a behaviour, a column a method."""
-    entries = [f"{p.BCS:.2f} / {p.perplexity_ratio:.3g} / {p.accuracy_change:+.2f}" for p in points.itertuples()]
+    entries = [
+        f"{p.BCS:.2f} / {ratio_text({'value': p.perplexity_ratio})} / {p.accuracy_change:+.2f}"
+        for p in points.itertuples()
+    ]
     shown = points.assign(entry=entries, behaviour=points.behaviour.map(names), label=points.method.map(LABELS))
     labels = [LABELS[m] for m in PAYING if m in set(points.method)]
     return shown.pivot(index="behaviour", columns="label", values="entry")[labels]
@@ -69,7 +72,7 @@ def beyond_the_axis(points: pd.DataFrame, means: pd.DataFrame) -> str:
     limit = ratio_limit(means)
     few, ends = int((points[PERPLEXITY] > limit).sum()), int((means[f"{PERPLEXITY}_hi"] > limit).sum())
     return (
-        f"The axis of perplexity ends at {limit:.3g}; behaviours beyond it: {few} of {len(points)}, "
+        f"The axis of perplexity ends at {ratio_text({'value': limit})}; behaviours beyond it: {few} of {len(points)}, "
         f"intervals that go on beyond it: {ends} of {len(means)}."
     )
 
@@ -94,8 +97,8 @@ def price_sentence(price: dict[str, dict]) -> str:
     """What FGAA pays at its chosen scales."""
     of = price["fgaa"]
     return (
-        f"At its chosen scales FGAA multiplies perplexity by {with_interval(of[PERPLEXITY], '.3g')} (median over "
-        f"behaviours {of[PERPLEXITY]['median']:.3g}) and changes accuracy by {with_interval(of[ACCURACY], '+.3f')}. "
+        f"At its chosen scales FGAA multiplies perplexity by {ratio_text(of[PERPLEXITY])} (median over "
+        f"behaviours {ratio_text({'value': of[PERPLEXITY]['median']})}) and changes accuracy by {with_interval(of[ACCURACY], '+.3f')}. "
         f"Its average BCS there is {of['bcs']:.2f}."
     )
 

@@ -51,6 +51,14 @@ def cheap_scale(loss: dict[float, dict], rise: float = TENTH) -> float | None:
     return cheap
 
 
+def ratio_text(entry: dict[str, float]) -> str:
+    """`14.88 [2.53, 591]` of the value, and the ends if there are any, of a perplexity ratio: it may be very large."""
+    value, *ends = (
+        f"{entry[k]:,.2f}" if entry[k] < 100 else f"{entry[k]:,.0f}" for k in ("value", "lo", "hi") if k in entry
+    )
+    return f"{value} [{', '.join(ends)}]" if ends else value
+
+
 def chosen_scale(costs: Costs, method: str) -> float:
     """The median over behaviours of the scales that validation chose."""
     return float(costs.cells.scale.iloc[costs.chosen(method)].median())
@@ -63,7 +71,7 @@ def scale_table(costs: Costs, found: Losses) -> pd.DataFrame:
         LABELS[m]: {
             "largest scale within a tenth": "none" if (cheap := cheap_scale(loss)) is None else f"{cheap:g}",
             "median chosen scale": f"{chosen_scale(costs, m):g}",
-            f"perplexity ratio at {end:g}": with_interval({k: float(np.exp(v)) for k, v in loss[end].items()}, ".3g"),
+            f"perplexity ratio at {end:g}": ratio_text({k: float(np.exp(v)) for k, v in loss[end].items()}),
         }
         for m, loss in found.items()
     }
@@ -163,8 +171,8 @@ def _price_row(of: dict) -> dict[str, str]:
     whole = "lo" in of[PERPLEXITY]
     return {
         "average BCS": f"{of['bcs']:.3f}" + ("" if whole else " (at its own scale)"),
-        "perplexity ratio": with_interval(of[PERPLEXITY], ".3g") if whole else f"{of[PERPLEXITY]['value']:.3g}",
-        "its median": f"{of[PERPLEXITY]['median']:.3g}",
+        "perplexity ratio": ratio_text(of[PERPLEXITY]),
+        "its median": ratio_text({"value": of[PERPLEXITY]["median"]}),
         "accuracy change": with_interval(of[ACCURACY], "+.3f") if whole else f"{of[ACCURACY]['value']:+.3f}",
     }
 

@@ -188,12 +188,11 @@ def steering_sentence(settings: list[Setting]) -> str:
 
 def overall_sentence(settings: list[Setting]) -> str:
     """Who has the highest average BCS of all, prompting and controls among them."""
-    best = {s.name: LABELS[max(s.averages, key=s.averages.get)] for s in settings}
-    return (
-        "With prompting and the controls among them: "
-        + listed(f"{label} in {name}" for name, label in best.items())
-        + "."
-    )
+    where: dict[str, list[str]] = {}
+    for setting in settings:
+        where.setdefault(LABELS[max(setting.averages, key=setting.averages.get)], []).append(setting.name)
+    found = "; ".join(f"{label} in {listed(names)}" for label, names in where.items())
+    return f"With prompting and the controls counted in, the highest is {found}."
 
 
 def claims_sentence(settings: list[Setting]) -> str:

@@ -143,8 +143,10 @@ def read_costs(cells: Path, measured: Path) -> Costs:
 
 
 def agreement(costs: Costs) -> float:
-    """Spearman correlation of the cells' perplexity ratio and accuracy, unsteered text aside."""
+    """Spearman correlation of the cells' perplexity ratio and accuracy, unsteered text aside; 0 if all answer alike."""
     measured = costs.cells[costs.cells.method != UNSTEERED]
+    if measured.accuracy.nunique() == 1:
+        return 0.0
     return float(spearmanr(measured.ratio_median, measured.accuracy).statistic)
 
 
