@@ -60,7 +60,6 @@ READERS = {
     "LocalJudge.fit": ["data/raw/minilm", "data/raw/lid", "data/model"],
     "open_judge": ["data/raw/minilm", "data/raw/lid", "data/model"],
     "tables.Results.read": [f"data/samples/{name}" for name in ("choices.json", "test.parquet", "validation.parquet")],
-    "compare.read_settings": ["reports/metrics", "reports/settings"],
 }
 FOLDERS = {
     "DATA": "data",
