@@ -13,6 +13,7 @@ import torch
 from fgaa_utils.model.generate import SamplingParams, exact_top_k, generate_batch
 from fgaa_utils.model.lm import LanguageModel, load_model
 from fgaa_utils.params import load_params
+from fgaa_utils.shards import record_processor
 
 NEW_TOKENS = 24
 
@@ -39,7 +40,7 @@ def rate(run, rows: int) -> float:
 def main() -> None:
     base = load_params()["base"]
     lm = load_model(base["model"], layer=base["layer"], dtype=base["dtype"])
-    print(f"{lm.identity}, {torch.get_num_threads()} threads")
+    print(f"{lm.identity}, {torch.get_num_threads()} threads; {record_processor(lm.dtype, str(lm.device))}")
     rates = {}
     for rows in (8, 64, 128, 256):
         ids = torch.tensor(lm.encode(["I think"])).expand(rows, -1)

@@ -159,7 +159,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def check_identity(path: Path, metadata: dict, identity: dict, *, fix: str) -> None:
-    """Raises: ValueError, saying `fix`, if the metadata of a file at `path` differ from `identity` in any of its entries."""
+    """Raises: ValueError, saying `fix`, if the metadata of a file at `path` differ from `identity` in any of its
+    entries."""
     for key, value in identity.items():
         if metadata.get(key) != str(value):
             raise ValueError(

@@ -132,7 +132,7 @@ def test_only_the_texts_of_new_vectors_are_made_wherever_they_stand(tiny, tmp_pa
         named = {("love", "ablation", f"row {place}"): vectors[i] for place, i in enumerate(numbers)}
         grid = ev.cell_grid(list(named), [5.0, 10.0], unit=1.0)
         cells = grid[grid.method != "unsteered"]
-        frame = run_cells(bench, cells, named, ["we", "the cat"], 2, split=1, progress="x")
+        frame = run_cells(bench, cells, named, ev.Split("x", ["we", "the cat"], 2, 1))
         return frame, [frame[frame.variant == f"row {place}"].text.tolist() for place in range(len(numbers))]
 
     first, texts = run(0, 1, 2)
@@ -141,7 +141,7 @@ def test_only_the_texts_of_new_vectors_are_made_wherever_they_stand(tiny, tmp_pa
     _, moved = run(3, 1, 2, 0)
     assert made == [2, 1, 1], "one is new, the others were moved"
     assert moved[1:] == [texts[1], texts[2], texts[0]] and moved[0] not in texts
-    assert run_cells(bench, first.iloc[:0], {}, ["we"], 2, split=1, progress="x").empty
+    assert run_cells(bench, first.iloc[:0], {}, ev.Split("x", ["we"], 2, 1)).empty
 
 
 def test_scales_are_each_vectors_best_and_the_smaller_of_equal_ones():

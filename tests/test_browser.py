@@ -116,9 +116,9 @@ def write_study(data: Path, behaviours: dict[str, str], scales: tuple[float, ...
     (data / "features").mkdir()
     (data / "labels").mkdir()
     test = tables["test"]
+    first = next(iter(behaviours))
+    test.loc[chosen_rows(test, "fgaa", first, choices["fgaa"][first]).index[0], "text"] = HOSTILE
     chosen = {m: {b: chosen_rows(test, m, b, choices[m][b]) for b in behaviours} for m in LABELS}
-    first = chosen["fgaa"][next(iter(behaviours))].index[0]
-    test.loc[first, "text"] = HOSTILE
     for split, table in tables.items():
         table.to_parquet(data / "samples" / f"{split}.parquet", index=False)
     about = {"behaviours": behaviours, "resid_std": 1524.6, "unit": 1524.6, "layer": 9, "choices": choices}
@@ -281,8 +281,8 @@ class TestSamples:
         table = cell_rows("test", [("love", "fgaa", "n1=1,n2=0", 0.1, 152.5)], ["love"], seed=0)
         table["coherence"], table["B_love"] = 0.5, 0.25
         assert browser.score_digits(table.assign(cell=0), ["love"]) == 4
-        table["B_love"] = 0.25004999
-        assert browser.score_digits(table.assign(cell=0), ["love"]) == 6
+        table["B_love"] = [0.20004, 0.20004, 0.20009] * 10  # mean 0.2001, but of 0.2000, 0.2000, 0.2001 it is 0.2000
+        assert browser.score_digits(table.assign(cell=0), ["love"]) == 5
 
     def test_too_many_texts_thin_validation_by_whole_draws(self, small, pages, monkeypatch):
         samples = browser.read_samples(small.data / "samples", small.choices)
@@ -342,11 +342,8 @@ class TestPage:
         made = browser.embedded({"text": HOSTILE})
         assert "<" not in made and json.loads(made) == {"text": HOSTILE}
 
-    def test_no_text_is_filled_in_twice(self, pages):
-        assert (
-            "{{data}}" in payload_of(pages / "samples.html")["text"][0]
-            or HOSTILE in payload_of(pages / "samples.html")["text"]
-        )
+    def test_what_looks_like_a_marker_of_the_page_is_left_as_it_is(self, pages):
+        assert HOSTILE in payload_of(pages / "samples.html")["text"]
 
     @pytest.mark.parametrize("name", ["samples", "latents"])
     def test_the_page_loads_nothing_and_parses_no_text(self, pages, name):
@@ -415,6 +412,7 @@ class TestSamplesInChromium:
 
     def test_the_table_gives_every_bcs_of_the_metrics(self, opened, small):
         tab = opened("samples.html#behaviour=")
+        tab.get_by_text("Scores of the 27 cells").click()
         rows = [line.locator("td").all_inner_texts() for line in tab.locator("#summary tbody tr").all()]
         names = {label: key for key, label in LABELS.items()} | {n: k for k, n in BEHAVIOURS.items()}
         shown = {(names[row[0]], names[row[1]]): row[2:5] for row in rows}

@@ -155,27 +155,25 @@ def test_cosines_are_those_of_the_chosen_variants():
     assert found == {"caa": {"love": 0.0}, "sae": {"love": 1.0}, "sae_ts": {"love": pytest.approx(0.6)}}
 
 
-DESIGN = {
-    "scales": SCALES,
-    "validation_prompts": ["The", "Today"],
-    "test_prompts": ["I think", "We"],
-    "validation_samples": 1,
-    "test_samples": 1,
-}
+DESIGN = (["The", "Today"], ["I think", "We"], 1, 2)
+
+
+def test_the_splits_of_a_design_differ_in_prompts_and_seeds():
+    validation, test = cells.make_splits(*DESIGN)
+    assert (validation.prompts, validation.samples) == (["The", "Today"], 1)
+    assert (test.name, test.samples) == ("test", 2) and test.number != validation.number
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scales": [0.2, 0.1]}, r"scales are \[0.2, 0.1\]"),
-        ({"validation_prompts": ["The", "We"]}, r"\['We'\].*validation_prompts.*test_prompts"),
-        ({"validation_samples": 0}, "validation_samples is 0"),
-        ({"test_samples": -1}, "test_samples is -1"),
+        ({0: ["The", "We"]}, r"\['We'\].*validation_prompts.*test_prompts"),
+        ({2: 0}, "validation_samples is 0"),
+        ({3: -1}, "test_samples is -1"),
         # else one prompt has twice the samples, and `resample` refuses them after all texts are made
-        ({"test_prompts": ["I think", "We", "We"]}, "We"),
+        ({1: ["I think", "We", "We"]}, "test_prompts names a prompt twice"),
     ],
 )
 def test_a_bad_design_is_refused_before_anything_is_generated(change, message):
-    cells.check_design(**DESIGN)
     with pytest.raises(ValueError, match=message):
-        cells.check_design(**DESIGN | change)
+        cells.make_splits(*(change.get(i, value) for i, value in enumerate(DESIGN)))

@@ -4,7 +4,7 @@ import pytest
 
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.judges import choose
-from fgaa_utils.judges.choose import check_kinds, judge_rows, open_judge, rank_correlations
+from fgaa_utils.judges.choose import announce, check_kinds, judge_rows, open_judge, rank_correlations
 
 SERVER = {"concurrency": 2, "timeout": 1.0, "attempts": 1}
 LOVE = Behaviour("love", "Love", "The text expresses love.", (), (), (), ())
@@ -98,3 +98,16 @@ def test_rank_correlations_leave_out_what_a_judge_missed():
     other = pd.DataFrame({"B": [10.0, np.nan, 30, 40], "C": [4.0, 3, 2, 1]})
     table = rank_correlations({"local": base, "other": other}, "local")
     assert table.loc["other"].tolist() == [1.0, -1.0, 3]
+
+
+def test_only_a_judge_that_has_to_be_asked_is_announced(capsys, monkeypatch):
+    announce(Lengths(), {"coherence": ["a"]})
+    assert capsys.readouterr().out == ""
+
+    class Asked(Lengths):
+        def estimate(self, texts_by_criterion, *, timed):
+            return {"requests": sum(map(len, texts_by_criterion.values()))}
+
+    monkeypatch.setattr(choose, "ServerJudge", Asked)
+    announce(Asked(), {"coherence": ["a", "b"], "love": ["a"]})
+    assert capsys.readouterr().out == "to be asked: {'requests': 3}\n"

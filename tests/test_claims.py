@@ -5,6 +5,7 @@ import pytest
 from fgaa_utils.evaluation.claims import (
     above_all,
     best_on_most,
+    claims_metrics,
     claims_table,
     label_claims,
     negative_latents_claim,
@@ -84,10 +85,15 @@ def test_score_claims_hold_where_fgaa_is_ahead_and_coherence_falls_with_the_scal
 
 
 def test_claims_by_labels_take_the_labels_scores():
-    scores = {"fgaa": BEHAVIOURS} | {m: BEHAVIOURS + 0.1 + NOISE for m in ("caa", "sae", "sae_ts")}
-    coherence = pd.DataFrame({m: BEHAVIOURS + NOISE / 9 for m in scores})
-    best, coherent = label_claims(scores, coherence, margin=0.05)
+    rows = [
+        (f"b{i}", m, v + (0 if m == "fgaa" else 0.1 + e), 0.8 + e / 9)
+        for m in ("fgaa", "caa", "sae", "sae_ts")
+        for i, (v, e) in enumerate(zip(BEHAVIOURS, NOISE))
+    ]
+    labelled = pd.DataFrame(rows, columns=["behaviour", "method", "behaviour_label", "coherence_label"])
+    best, coherent = label_claims(labelled, margin=0.05)
     assert best.verdict == "does not hold" and coherent.verdict == "holds"
+    assert claims_metrics([best])["claims"] == {"By the labels: FGAA has the highest average BCS": "does not hold"}
 
 
 def test_negative_latents_hurt_if_the_score_falls_with_them():

@@ -54,7 +54,10 @@ def test_the_verdict_names_agreement_validation_and_favour(labelled):
     assert said[2] == (
         "For behaviour, score minus label runs from +0.05 (prompting) to +0.25 (FGAA), a spread of 0.20 between methods."
     )
-    assert said[-1] == "It favours FGAA's behaviour scores against CAA."
+    assert said[-1] == (
+        "By 95 % intervals of score minus label, paired over behaviours, it favours FGAA against CAA for behaviour and "
+        "against none for coherence."
+    )
 
 
 def test_a_verdict_without_labelled_texts_of_fgaa(labelled):
@@ -131,7 +134,7 @@ def test_damage_is_told_by_kind_from_untouched_text_on(heldout):
     assert grammar.coherence.tolist() == pytest.approx([0.7, 0.65, 0.6])
     assert verdicts.damage_sentence(means) == (
         "Untouched text has a mean coherence of 0.70; text with every word damaged has 0.30, averaged over the kinds of "
-        "damage. Damage of every word that leaves more than half: grammar (0.60)."
+        "damage. More than half of its coherence is left to text with every word damaged by: grammar (0.60)."
     )
 
 

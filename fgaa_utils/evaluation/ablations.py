@@ -168,22 +168,18 @@ def run_cells(
     bench: ev.Bench,
     cells: pd.DataFrame,
     vectors: dict[Cell, Tensor],
-    prompts: list[str],
-    count: int,
-    *,
-    split: int,
-    progress: str,
+    split: ev.Split,
 ) -> pd.DataFrame:
     """Scored samples of the cells, as of Bench.samples, generated for groups of vectors and kept vector by vector: a
     row that is added, changed or moved leaves the texts of all others as they are. An empty frame of no cells."""
     if cells.empty:
         return pd.DataFrame()
     rows = {
-        name: ev.expand_samples(part, prompts, count, seeds=(bench.seed, split))
+        name: ev.expand_samples(part, split.prompts, split.samples, seeds=(bench.seed, split.number))
         for name, part in cells.groupby(CELL, sort=False)
     }
     files = {name: _kept(bench, part, vectors[name]) for name, part in rows.items()}
-    _generate(bench, {name: rows[name] for name in rows if not files[name].exists()}, files, vectors, progress)
+    _generate(bench, {name: rows[name] for name in rows if not files[name].exists()}, files, vectors, split.name)
     read = [rows[name].assign(text=pd.read_parquet(files[name]).text.to_numpy()) for name in rows]
     texts = pd.concat(read, ignore_index=True)
     ev.announce(bench.judge, texts, bench.behaviours)

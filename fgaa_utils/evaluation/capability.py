@@ -26,6 +26,7 @@ from fgaa_utils.project import unknown
 from fgaa_utils.shards import ShardStore, digest, identity
 
 SCORES = ("per_char", "sum")
+HELDOUT_TEXTS = 21  # what the choice of texts adds to the run's seed; see cells.VALIDATION
 
 
 @torch.no_grad()

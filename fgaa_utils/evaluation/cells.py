@@ -26,7 +26,7 @@ from fgaa_utils.names import METHODS, SHARED, UNSTEERED, Cell, VectorName
 
 PLAIN = VectorName(SHARED, UNSTEERED).cell  # text without steering
 # What a split adds to the run's seed. All cells of a split share their random numbers; the splits share none.
-VALIDATION, TEST, HELDOUT_TEXTS = 11, 12, 21
+VALIDATION, TEST = 11, 12
 
 
 def cell_grid(
@@ -144,6 +144,34 @@ def announce(judge: Judge, samples: pd.DataFrame, behaviours: list[str]) -> None
 
 
 @dataclass(frozen=True)
+class Split:
+    """Prompts, samples of each in every cell, and what the split adds to the run's seed."""
+
+    name: str
+    prompts: list[str]
+    samples: int
+    number: int
+
+
+def make_splits(
+    validation_prompts: list[str], test_prompts: list[str], validation_samples: int, test_samples: int
+) -> tuple[Split, Split]:
+    """(validation, test) of a design. Raises: ValueError for a prompt named twice or on both sides, or no samples."""
+    made = (
+        Split("validation", validation_prompts, validation_samples, VALIDATION),
+        Split("test", test_prompts, test_samples, TEST),
+    )
+    for split in made:
+        if len(set(split.prompts)) < len(split.prompts):
+            raise ValueError(f"{split.name}_prompts names a prompt twice: {split.prompts}")
+        if split.samples < 1:
+            raise ValueError(f"{split.name}_samples is {split.samples}; it must be at least 1")
+    if both := set(validation_prompts) & set(test_prompts):
+        raise ValueError(f"prompts {sorted(both)} are in validation_prompts and in test_prompts; each may be in one")
+    return made
+
+
+@dataclass(frozen=True)
 class Bench:
     """What makes and scores samples: a model, how it samples, a judge, and the folder that keeps the shards."""
 
@@ -159,43 +187,15 @@ class Bench:
         self,
         cells: pd.DataFrame,
         vectors: dict[Cell, Tensor],
-        prompts: list[str],
-        count: int,
-        *,
-        split: int,
-        progress: str,
+        split: Split,
         prefixes: dict[Cell, list[int]] | None = None,
     ) -> pd.DataFrame:
-        """Scored samples of the cells, `count` of each prompt; `split` (VALIDATION, TEST) goes into their seeds."""
-        rows = expand_samples(cells, prompts, count, seeds=(self.seed, split))
-        rows = generate_samples(
-            self.lm, rows, vectors, self.layer, self.sampling, self.folder, progress=progress, prefixes=prefixes
-        )
-        announce(self.judge, rows, self.behaviours)
-        return score_samples(rows, self.judge, self.behaviours)
-
-
-def check_design(
-    *,
-    scales: list[float],
-    validation_prompts: list[str],
-    test_prompts: list[str],
-    validation_samples: int,
-    test_samples: int,
-) -> None:
-    """Look at the whole design before anything is generated.
-
-    Raises: ValueError for scales that do not grow, a prompt on both sides, or a sample count below 1.
-    """
-    check_scales(scales)
-    for name, prompts in (("validation_prompts", validation_prompts), ("test_prompts", test_prompts)):
-        if len(set(prompts)) < len(prompts):
-            raise ValueError(f"{name} names a prompt twice: {prompts}")
-    if both := set(validation_prompts) & set(test_prompts):
-        raise ValueError(f"prompts {sorted(both)} are in validation_prompts and in test_prompts; each may be in one")
-    for name, count in (("validation_samples", validation_samples), ("test_samples", test_samples)):
-        if count < 1:
-            raise ValueError(f"{name} is {count}; it must be at least 1")
+        """Scored samples of the cells on a split; prefixes stand before the prompts of the cells that they name."""
+        rows = expand_samples(cells, split.prompts, split.samples, seeds=(self.seed, split.number))
+        made = {"progress": f"{split.name} samples", "prefixes": prefixes}
+        texts = generate_samples(self.lm, rows, vectors, self.layer, self.sampling, self.folder, **made)
+        announce(self.judge, texts, self.behaviours)
+        return score_samples(texts, self.judge, self.behaviours)
 
 
 def side_effects(samples: pd.DataFrame, choices: pd.DataFrame, judge: Judge, behaviours: list[str]) -> pd.DataFrame:

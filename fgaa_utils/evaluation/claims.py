@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fgaa_utils.evaluation.tables import Results
+from fgaa_utils.judges.labels import method_scores
 from fgaa_utils.names import LABELS, METHODS
 from fgaa_utils.stats import interval, paired_difference
 
@@ -63,6 +64,14 @@ def best_on_most(claim: str, draws: dict[str, NDArray], ours: str, shown_in: str
     return Claim(claim, measured, verdict(lo, hi, count / 2), shown_in)
 
 
+def claims_metrics(claims: list[Claim]) -> dict[str, dict[str, str]]:
+    """The verdicts and where they are decided, for a metrics file."""
+    return {
+        "claims": {c.claim: c.verdict for c in claims},
+        "claims_shown_in": {c.claim: c.shown_in for c in claims},
+    }
+
+
 def claims_table(claims: list[Claim]) -> pd.DataFrame:
     """One row a claim, as a page shows it."""
     return pd.DataFrame(claims).rename(columns={"shown_in": "shown in"})
@@ -113,21 +122,23 @@ def _coherence_at_choice(results: Results, method: str) -> NDArray:
     return results.curve.merge(chosen).set_index("target").loc[results.keys].C.to_numpy()
 
 
-def label_claims(scores: dict[str, NDArray], coherence: pd.DataFrame, *, margin: float) -> list[Claim]:
-    """The same by annotators' labels: scores[method] (behaviours,) and coherence, behaviours by methods."""
+def label_claims(labelled: pd.DataFrame, *, margin: float) -> list[Claim]:
+    """The same by annotators' labels of texts with columns method, behaviour, behaviour_label and coherence_label."""
     rivals = _rivals("fgaa")
+    scores, _ = method_scores(labelled, "label", draws=2, seed=0)  # the claims take intervals over behaviours alone
+    coherence = labelled.pivot_table(index="behaviour", columns="method", values="coherence_label")
     return [
         above_all(
             "By the labels: FGAA has the highest average BCS",
             scores["fgaa"],
             {LABELS[m]: scores[m] for m in rivals},
-            "The judge's page, Scores by labels",
+            "The judge's page, Against labels of steered text",
         ),
         above_all(
             "By the labels: FGAA's text is as coherent as the others', within the margin",
             coherence["fgaa"].to_numpy(),
             {LABELS[m]: coherence[m].to_numpy() for m in rivals},
-            "The judge's page, Scores by labels",
+            "The judge's page, Against labels of steered text",
             margin=margin,
         ),
     ]

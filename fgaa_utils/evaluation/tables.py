@@ -122,6 +122,22 @@ def ends_of_the_grid(results: Results) -> dict[str, tuple[int, int]]:
     return {m: (int((s == low).sum()), int((s == high).sum())) for m, s in chosen.items()}
 
 
+def ends_sentence(results: Results) -> str:
+    """What ends_of_the_grid finds."""
+    ends = ends_of_the_grid(results).items()
+    said = "; ".join(f"{LABELS[m]} {low} and {high}" for m, (low, high) in ends)
+    return (
+        f"Behaviours that chose the smallest and the largest scale of the grid: {said}. "
+        "Many at an end mean that the grid stops too early for that method."
+    )
+
+
+def norms_table(results: Results) -> pd.DataFrame:
+    """The absolute norm of every scale."""
+    norms = {f"{s:g}": f"{s * results.unit:.0f}" for s in results.scales}
+    return pd.DataFrame({"absolute norm": norms}).T.rename_axis("scale")
+
+
 def against_others(results: Results) -> dict[str, dict[str, float]]:
     """{method: {value, lo, hi, p, wins, n, detectable}}: FGAA minus each other method, paired over behaviours."""
     ours = results.scores("fgaa")
@@ -173,6 +189,14 @@ def by_behaviour_table(results: Results, found: dict[str, dict[str, dict[str, fl
     return pd.DataFrame(columns).rename_axis("FGAA minus the method")
 
 
+def missed_sentence(paired: dict[str, dict[str, float]], paper: dict) -> str:
+    """What missed_differences finds."""
+    return (
+        "Differences that the paper prints and that this design would miss more often than one time in five: "
+        f"{listed(missed_differences(paired, paper))}."
+    )
+
+
 def missed_differences(paired: dict[str, dict[str, float]], paper: dict) -> list[str]:
     """The paper's own differences of averages that this design would more often than one time in five not see."""
     gaps = {
@@ -197,6 +221,20 @@ def peaks(results: Results) -> dict[str, int]:
         "inside": sum(low < at[key] < high for key in results.keys),
         "highest": sum(best["fgaa"][k]["value"] >= max(best[m][k]["value"] for m in METHODS) for k in results.keys),
     }
+
+
+def peaks_sentence(results: Results, paper: dict) -> str:
+    """What `peaks` counts, beside the paper's table 1."""
+    counts = {
+        name: sum(t[k]["fgaa"] >= max(t[k].values()) for k in t if k != "average")
+        for name, t in paper["table_1"].items()
+    }
+    theirs = ", ".join(f"{name} {n} of {len(paper['table_1'][name]) - 1}" for name, n in counts.items())
+    found = peaks(results)
+    return (
+        f"FGAA's curve has its peak inside the grid on {found['inside']} of {len(results.keys)} behaviours, and the highest "
+        f"peak of the four methods, alone or level, on {found['highest']} (paper: {theirs})."
+    )
 
 
 def changes_over_scales(results: Results) -> pd.DataFrame:
@@ -231,12 +269,27 @@ def means_by_n1(best: pd.DataFrame) -> dict[int, tuple[float, float, float]]:
     return {int(n): paired_difference(p.BCS.to_numpy(), np.zeros(len(p))) for n, p in best.groupby("n1")}
 
 
+def n1_sentence(means: dict[int, tuple[float, float, float]]) -> str:
+    """Which n1 of means_by_n1 is best and worst."""
+    low, high = (pick(means, key=lambda n: means[n][0]) for pick in (min, max))
+    return (
+        f"Averaged over behaviours n1 = {high} is best and {low} worst, {means[high][0]:.2f} against {means[low][0]:.2f}. "
+        f"The paper tries 1 to 8, here {listed(map(str, means))}."
+    )
+
+
 def chosen_n1(results: Results, paper: dict) -> pd.DataFrame:
     """n1 as chosen here and as the paper's figures show it, by behaviour."""
     ours = {key: variant_values(results.choice("fgaa", key).variant)["n1"] for key in results.keys}
     rows = {results.model.split(":")[0]: ours} | paper["best_n1"]
     table = pd.DataFrame({name: [str(n.get(k, "")) for k in results.keys] for name, n in rows.items()})
     return table.set_axis(results.names.values()).T.rename_axis("n1")
+
+
+def counts_sentence(results: Results) -> str:
+    """How many samples a cell has on all test prompts, and on one."""
+    prompts, per_prompt = results.test.prompt.nunique(), results.test["sample"].nunique()
+    return f"A cell has {prompts * per_prompt} samples on all test prompts and {per_prompt} on the paper's."
 
 
 def protocol_table(results: Results, paper_prompt: str, *, draws: int, seed: int) -> tuple[dict, pd.DataFrame]:
@@ -334,6 +387,15 @@ def change_by_n2(best: pd.DataFrame, default_n2: int) -> pd.Series:
     """BCS of the most negative latents tried less that of the default number, by behaviour, averaged over n1."""
     mean = best.groupby(["n2", "target"]).BCS.mean()
     return mean[best.n2.max()] - mean[default_n2]
+
+
+def n2_sentence(best: pd.DataFrame, default_n2: int, names: dict[str, str]) -> str:
+    """What change_by_n2 finds, by behaviour."""
+    change = change_by_n2(best, default_n2)
+    return (
+        f"{int(best.n2.max())} negative latents in place of {default_n2} change the score, averaged over n1, by "
+        f"{listed(f'{names[k]} {change[k]:+.2f}' for k in names)}: lower on {int((change < 0).sum())} of {len(names)} behaviours."
+    )
 
 
 def plot_rows(results: Results) -> list[dict]:

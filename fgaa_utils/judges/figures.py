@@ -41,7 +41,7 @@ def calibration(curves: pd.DataFrame) -> FacetGrid:
     grid = FacetGrid(curves, col="behaviour", col_wrap=5, height=1.5)
     grid.map_dataframe(curve)
     ends = {"xlim": (-0.05, 1.05), "ylim": (-0.05, 1.05), "xticks": (0, 1), "yticks": (0, 1)}
-    return grid.set_titles("{col_name}").set(**ends).set_axis_labels("score", "share that shows it")
+    return grid.set_titles("{col_name}").set(**ends).set_axis_labels("score", "share")
 
 
 def damage(means: pd.DataFrame) -> FacetGrid:

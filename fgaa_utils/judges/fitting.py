@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.judges.calibration import FOLDS, fit_calibrated, grouped_folds
-from fgaa_utils.judges.coherence import CoherenceModel, damaged_windows, fit_coherence, predict_coherence, windows
+from fgaa_utils.judges.coherence import CoherenceModel, fit_coherence, predict_coherence
 from fgaa_utils.judges.criteria import COHERENCE
+from fgaa_utils.judges.damage import damaged_windows, windows
 from fgaa_utils.judges.readers import Readers
 from fgaa_utils.shards import ShardStore, digest
 

@@ -38,7 +38,7 @@ class ModelJudge:
         self.device = resolve_device(device)
         kind = resolve_dtype(dtype, self.device)
         source, on_hub = locate(model)
-        with hub_access(str(model), HUB_FILES, "evaluation.judge_model") if on_hub else nullcontext():
+        with hub_access(str(model), HUB_FILES, "judge.judge_model") if on_hub else nullcontext():
             self.tokenizer = AutoTokenizer.from_pretrained(source)
             loaded = AutoModelForCausalLM.from_pretrained(source, dtype=kind, use_safetensors=True)
         self.model = loaded.to(self.device).eval()

@@ -75,7 +75,8 @@ def damage_sentence(means: pd.DataFrame) -> str:
     missed = [f"{kind} ({value:.2f})" for kind, value in ends.items() if value > untouched / 2]
     return (
         f"Untouched text has a mean coherence of {untouched:.2f}; text with every word damaged has {ends.mean():.2f}, "
-        f"averaged over the kinds of damage. Damage of every word that leaves more than half: {listed(missed)}."
+        f"averaged over the kinds of damage. More than half of its coherence is left to text with every word damaged by: "
+        f"{listed(missed)}."
     )
 
 
@@ -204,12 +205,17 @@ def favour_sentence(labelled: pd.DataFrame, behaviours: list[str], criterion: st
     """Against which methods the judge is on FGAA's side, and which it favours over FGAA, by paired 95 % intervals."""
     paired = paired_bias(labelled, behaviours, criterion)
     said = "; ".join(f"{LABELS[m]} {with_interval(_entry(found), SIGNED)}" for m, found in paired.items())
-    ours = [LABELS[m] for m, (_, lo, _) in paired.items() if lo > 0]
+    ours = on_our_side(paired)
     theirs = [LABELS[m] for m, (_, _, hi) in paired.items() if hi < 0]
     return (
         f"Score minus label for {criterion}, FGAA's less the other's, paired over behaviours: {said}. The intervals put "
         f"the judge on FGAA's side against: {listed(ours)}; on the other's side: {listed(theirs)}."
     )
+
+
+def on_our_side(paired: dict[str, tuple[float, float, float]]) -> list[str]:
+    """Labels of the methods against which the judge favours FGAA (see paired_bias)."""
+    return [LABELS[m] for m, (_, lo, _) in paired.items() if lo > 0]
 
 
 def _entry(found: tuple[float, float, float]) -> dict[str, float]:
@@ -222,10 +228,12 @@ def verdict(measured: Measured, labelled: pd.DataFrame, names: dict[str, str], k
     if not measured.judge_bias:
         return [*sentences, NO_FGAA]
     spreads = [spread_sentence(by_method, criterion) for criterion, by_method in measured.judge_bias.items()]
-    paired = paired_bias(labelled, list(names), BEHAVIOUR)
-    sides = [LABELS[m] for m, (_, lo, _) in paired.items() if lo > 0]
-    favours = f"It favours FGAA's behaviour scores against {listed(sides)}." if sides else ""
-    return [*sentences, *spreads, favours or "It favours FGAA's behaviour scores against no method for certain."]
+    sides = [
+        f"against {listed(on_our_side(paired_bias(labelled, list(names), criterion)))} for {criterion}"
+        for criterion in measured.judge_bias
+    ]
+    favour = f"By 95 % intervals of score minus label, paired over behaviours, it favours FGAA {listed(sides)}."
+    return [*sentences, *spreads, favour]
 
 
 def missing_sentence(labelled: pd.DataFrame, kind: str, behaviours: list[str]) -> str:

@@ -4,6 +4,8 @@ import pandas as pd
 import seaborn as sns
 from torch import Tensor
 
+DASHES = {"reduced rank": "", "ridge": (2, 2), "Adam": ""}  # the first two lie on one another
+
 
 def draw_scales(scales: Tensor, rise: float) -> sns.FacetGrid:
     """Histogram of the coefficients (n,) at which cross-entropy rises by `rise` nats."""
@@ -25,6 +27,7 @@ def draw_learning_curve(curve: pd.DataFrame, ceiling: dict[str, float], n: int) 
         col="score",
         kind="line",
         markers=True,
+        dashes=DASHES,
         height=2.3,
         aspect=1.0,
         facet_kws={"sharey": False},
@@ -32,8 +35,10 @@ def draw_learning_curve(curve: pd.DataFrame, ceiling: dict[str, float], n: int) 
     for key, ax in zip(panels, grid.axes.flat, strict=True):
         if key in ceiling:
             ax.axhline(ceiling[key], color="0.5", linestyle=":", linewidth=1.2)
-            ax.annotate("ceiling", (0.02, ceiling[key]), xycoords=ax.get_yaxis_transform(), color="0.4", va="bottom")
-    grid.set_axis_labels("vectors, one rollout each", "held out").set_titles("{col_name}").legend.set_title("")
+            ax.text(
+                0.02, ceiling[key], "ceiling", transform=ax.get_yaxis_transform(), color="0.4", va="top", size="small"
+            )
+    grid.set_axis_labels("vectors", "held out").set_titles("{col_name}").legend.set_title("")
     return grid
 
 

@@ -1,5 +1,5 @@
-"""What the page of features tells: which latents the filters take, and whether the rest tell a behaviour from its near misses
-(paper, Eq. 1-4, figure A.3, table G.1)."""
+"""What the page of features tells: which latents the filters take, and whether the rest tell a behaviour from its
+near misses (paper, Eq. 1-4, figure A.3, table G.1)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,8 +39,8 @@ def differences(recipe: Recipe, behaviours: list[str], ingredients: Ingredients)
 
 
 def removed_table(found: Differences, names: dict[str, str]) -> pd.DataFrame:
-    """One row a behaviour: how many entries of v_diff are not zero after each filter, how many of those left are positive,
-    and the shares of the sum of positive entries that are left."""
+    """One row a behaviour: how many entries of v_diff are not zero after each filter, how many of those left are
+    positive, and the shares of the sum of positive entries that are left."""
     rows = {}
     for key, v in found.before.items():
         steps = v, found.after_density[key], found.after[key]
@@ -73,9 +73,9 @@ def second_to_first(v: Tensor) -> float:
 
 
 def heights_table(found: Differences, fates: NDArray, names: dict[str, str]) -> pd.DataFrame:
-    """One row a behaviour: what the filters do to the largest entry of v_diff by size and how many of the TALLEST each takes;
-    the share of the ten largest in the sum, before the filters and after; the second highest entry left as a share of the
-    highest."""
+    """One row a behaviour: what the filters do to the largest entry of v_diff by size and how many of the TALLEST
+    each takes; the share of the ten largest in the sum, before the filters and after; the second highest entry left
+    as a share of the highest."""
     rows = {}
     for key, v in found.before.items():
         top = list(fates[tallest(v)])
@@ -90,8 +90,8 @@ def heights_table(found: Differences, fates: NDArray, names: dict[str, str]) -> 
 
 
 def heights_sentence(found: Differences, fates: NDArray, printed: dict[str, dict[str, dict[int, float]]]) -> str:
-    """How often the largest entry is filtered out, and how far the highest that is left stands out, here and in the pairs of
-    values that the paper prints (`v_diff` of data/paper.yaml)."""
+    """How often the largest entry is filtered out, and how far the highest that is left stands out, here and in the
+    pairs of values that the paper prints (`v_diff` of data/paper.yaml)."""
     lost = sum(fates[tallest(v)[0]] != FATES[0] for v in found.before.values())
     ours = np.nanmedian([second_to_first(v) for v in found.after.values()])
     theirs = {f"{m} {b}": min(p.values()) / max(p.values()) for m, pairs in printed.items() for b, p in pairs.items()}
@@ -115,8 +115,8 @@ def density_sentence(stats: LatentStats, theta: float) -> str:
 def bos_sentences(
     stats: LatentStats, theta: float, printed: dict[str, list[int]], *, model: str, sae_source: str
 ) -> list[str]:
-    """How many BOS latents there are, which, how many the paper names of each model (`printed`), and how many of these are
-    among ours, if model and SAE can be the paper's."""
+    """How many BOS latents there are, which, how many the paper names of each model (`printed`), and how many of
+    these are among ours, if model and SAE can be the paper's."""
     ours = stats.bos_latents
     dense = int((stats.density[ours] > theta).sum())
     said = [
@@ -140,8 +140,8 @@ def bos_table(stats: LatentStats, count: int) -> pd.DataFrame:
 
 
 def tells_apart(v: Tensor, positive: Tensor, negative: Tensor) -> dict[str, float]:
-    """AUC for telling texts of a behaviour from near misses, by their mean latents (texts, d_sae): of the highest entry of a
-    filtered v_diff, and of its five highest, weighted as FGAA's target weights them."""
+    """AUC for telling texts of a behaviour from near misses, by their mean latents (texts, d_sae): of the highest
+    entry of a filtered v_diff, and of its five highest, weighted as FGAA's target weights them."""
     labels = np.repeat([1, 0], [len(positive), len(negative)])
     values, places = v.clamp(min=0).topk(5)
     weighted = torch.cat([positive, negative])[:, places] * values

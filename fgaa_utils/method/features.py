@@ -67,7 +67,8 @@ def _part(index: int) -> slice:
 def _stats_of_part(
     lm: LanguageModel, sae: SAE, rows: np.ndarray, part: slice, layer: int, top: int, bar: tqdm
 ) -> dict[str, Tensor]:
-    """The fields of LatentStats on some of the rows, numbered as in all of them, with counts (`fires`) for densities."""
+    """The fields of LatentStats on some of the rows, numbered as in all of them, with counts (`fires`) for
+    densities."""
     d_sae = sae.cfg.d_sae
     fires, bos, other = torch.zeros(d_sae), torch.zeros(d_sae), torch.zeros(d_sae)
     value, row, pos = torch.zeros(d_sae, top), torch.zeros(d_sae, top).long(), torch.zeros(d_sae, top).long()
@@ -97,8 +98,8 @@ def _merge(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor
 
 
 class TextMeans(NamedTuple):
-    """Means over the tokens of each text: `latents` (texts, d_sae), and `resid` (texts, d_model), float32, of which CAA is
-    made."""
+    """Means over the tokens of each text: `latents` (texts, d_sae), and `resid` (texts, d_model), float32, of which
+    CAA is made."""
 
     latents: Tensor
     resid: Tensor

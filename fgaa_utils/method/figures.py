@@ -1,4 +1,5 @@
-"""Figures of latents and vectors: each takes a frame or tensors and returns the seaborn grid (paper, figures 1 and A.3)."""
+"""Figures of latents and vectors: each takes a frame or tensors and returns the seaborn grid (paper, figures 1 and
+A.3)."""
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ def sorted_differences(found: Differences, names: dict[str, str]) -> sns.FacetGr
     panels = {"col": "behaviour", "col_wrap": min(3, len(names)), "facet_kws": {"sharey": False}}
     lines = {"x": "rank", "y": "value", "hue": "v_diff", "kind": "line", "height": 1.7, "aspect": 1.3}
     grid = sns.relplot(pd.concat(curves, ignore_index=True), **lines, **panels)
-    return grid.set_axis_labels("rank by size", "|v_diff|").set_titles("{col_name}")
+    return grid.set_axis_labels("rank by size", "|v_diff| (activation)").set_titles("{col_name}")
 
 
 def fates_of_tallest(v_diff: Tensor, fates: NDArray, behaviour: str) -> sns.FacetGrid:
@@ -48,7 +49,8 @@ def fates_of_tallest(v_diff: Tensor, fates: NDArray, behaviour: str) -> sns.Face
 
 
 def aucs(table: pd.DataFrame) -> sns.FacetGrid:
-    """AUC of the highest latent and of the five highest for each behaviour (auc_table by name), with a line at chance."""
+    """AUC of the highest latent and of the five highest for each behaviour (auc_table by name), with a line at
+    chance."""
     long = table[[HIGHEST, FIVE]].rename_axis("behaviour").reset_index()
     long = long.melt("behaviour", var_name="latents", value_name="AUC")
     order = table[FIVE].sort_values(ascending=False).index

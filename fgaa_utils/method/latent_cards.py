@@ -16,8 +16,8 @@ CARDS = 8  # highest filtered entries of a behaviour that are described
 def contexts(
     stats: LatentStats, latent: int, rows: NDArray, lm: LanguageModel, *, before: int = 7, after: int = 3
 ) -> Iterator[dict[str, str | float]]:
-    """The excerpts of background rows in which a latent fires most, highest first: text before, the token, text after, and
-    the activation."""
+    """The excerpts of background rows in which a latent fires most, highest first: text before, the token, text
+    after, and the activation."""
     for value, row, pos in zip(stats.top_value[latent], stats.top_row[latent], stats.top_pos[latent]):
         tokens, pos = rows[int(row)], int(pos)
         parts = tokens[max(1, pos - before) : pos], tokens[pos : pos + 1], tokens[pos + 1 : pos + 1 + after]
@@ -35,8 +35,9 @@ def latent_cards(
     *,
     promoted: int = 6,
 ) -> list[dict]:
-    """One card for each latent among the CARDS highest of a behaviour, by number: its density, the tokens that its decoder
-    row promotes, its contexts, and `wanted_by`, {behaviour: value} of the behaviours that it is so high for."""
+    """One card for each latent among the CARDS highest of a behaviour, by number: its density, the tokens that its
+    decoder row promotes, its contexts, and `wanted_by`, {behaviour: value} of the behaviours that it is so high
+    for."""
     wanted: dict[int, dict[str, float]] = {}
     for key, v in v_filtered.items():
         values, latents = v.clamp(min=0).topk(CARDS)
@@ -57,7 +58,8 @@ def latent_cards(
 
 
 def cards_table(cards: list[dict], behaviour: str, *, latents: int = 5, shown: int = 3) -> pd.DataFrame:
-    """The highest latents of a behaviour, as Markdown cells: value, density, promoted tokens, contexts with the token marked."""
+    """The highest latents of a behaviour, as Markdown cells: value, density, promoted tokens, contexts with the token
+    marked."""
     own = sorted((c for c in cards if behaviour in c["wanted_by"]), key=lambda c: -c["wanted_by"][behaviour])[:latents]
     rows = [
         {

@@ -36,9 +36,9 @@ class Recipe:
     """Everything that shapes one vector.
 
     n1, n2: positive and negative latents of FGAA's target. rank: place of the latent of SAE and SAE-TS in the filtered
-    difference, 1 is the highest. examples: contrastive texts of each side, drawn at random, those of a smaller number among
-    those of a larger; None: all. draw: which random vector or latent (from 1), or which random order of the texts.
-    effect_vectors: how many vectors the effect map was fitted on; None: all.
+    difference, 1 is the highest. examples: contrastive texts of each side, drawn at random, those of a smaller number
+    among those of a larger; None: all. draw: which random vector or latent (from 1), or which random order of the
+    texts. effect_vectors: how many vectors the effect map was fitted on; None: all.
 
     Raises: ValueError for a method or norm that does not exist, or for entries that do not go together.
     """
@@ -86,9 +86,9 @@ class Recipe:
 class Ingredients:
     """What recipes are made from.
 
-    latents[include_bos][behaviour] are the mean latents of the texts of X+ and of X-, each (texts, d_sae); resid likewise
-    the token means of the residual stream, (texts, d_model); density and bos_latents (bool) are (d_sae,), W_dec
-    (d_sae, d_model). effect_map(fit, effect_vectors) gives the map of a recipe; None where no recipe needs one.
+    latents[include_bos][behaviour] are the mean latents of the texts of X+ and of X-, each (texts, d_sae); resid
+    likewise the token means of the residual stream, (texts, d_model); density and bos_latents (bool) are (d_sae,),
+    W_dec (d_sae, d_model). effect_map(fit, effect_vectors) gives the map of a recipe; None where no recipe needs one.
     """
 
     latents: dict[bool, Sides]
@@ -120,7 +120,8 @@ def read_ingredients(
 
 
 def only(effect_map: EffectMap, fit: str) -> EffectMaps:
-    """The effect maps of a run that has but one, fitted as `fit` on all vectors; asking for another is a ValueError."""
+    """The effect maps of a run that has but one, fitted as `fit` on all vectors; asking for another is a
+    ValueError."""
 
     def find(wanted: str, effect_vectors: int | None) -> EffectMap:
         if (wanted, effect_vectors) != (fit, None):
@@ -145,7 +146,8 @@ def filtered_difference(recipe: Recipe, behaviour: str, ingredients: Ingredients
 def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor:
     """The vector of a recipe for a behaviour, (d_model,) of unit norm (Eq. 1-5). Controls take no behaviour's texts.
 
-    Raises: ValueError if the filters leave fewer positive latents than n1 or rank, which FGAA, SAE and SAE-TS need.
+    FGAA takes as many positive latents as the filters leave, n1 at most. Raises: ValueError if they leave none, or fewer
+    than the rank of SAE or SAE-TS.
     """
     if recipe.method == "caa":
         sides = ingredients.resid[recipe.include_bos][behaviour]
@@ -154,7 +156,6 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
         return _control(recipe, ingredients)
     v = filtered_difference(recipe, behaviour, ingredients)
     if recipe.method == "fgaa":
-        _check_left(v, behaviour, "n1", recipe.n1)
         wanted = target(v, recipe.n1, recipe.n2 or 0, norm=recipe.target_norm)
         return fgaa(_effect_map(recipe, ingredients), wanted, bias_weight=recipe.bias_weight)
     _check_left(v, behaviour, "rank", recipe.rank)
@@ -165,7 +166,14 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
 
 
 def steering_vectors(recipes: dict[VectorName, Recipe], ingredients: Ingredients) -> dict[VectorName, Tensor]:
-    """The vector of every recipe, for the behaviour that its name says."""
+    """The vector of every recipe, for the behaviour that its name says.
+
+    Raises: ValueError if the filters leave fewer positive latents than n1: names would promise what targets do not hold.
+    """
+    for name, recipe in recipes.items():
+        if recipe.method == "fgaa":
+            v = filtered_difference(recipe, name.behaviour, ingredients)
+            _check_left(v, name.behaviour, "n1", recipe.n1)
     return {name: steering_vector(recipe, name.behaviour, ingredients) for name, recipe in recipes.items()}
 
 

@@ -1,4 +1,5 @@
-"""What the page of vectors tells: cosines between methods (paper, table D.1), the bias term, effects that the map expects."""
+"""What the page of vectors tells: cosines between methods (paper, table D.1), the bias term, effects that the map
+expects."""
 
 from dataclasses import replace
 
@@ -18,7 +19,8 @@ AVERAGE = "average"
 def typical(
     vectors: dict[VectorName, Tensor], behaviours: list[str], *, n1: list[int], n2: int, ranks: list[int]
 ) -> ByMethod:
-    """One vector of every method for each behaviour: FGAA's with the middle n1, SAE's and SAE-TS's with the first rank."""
+    """One vector of every method for each behaviour: FGAA's with the middle n1, SAE's and SAE-TS's with the first
+    rank."""
     middle = n1[len(n1) // 2]
     return {
         b: {
@@ -32,14 +34,16 @@ def typical(
 
 
 def fgaa_cosines(vectors: ByMethod) -> pd.DataFrame:
-    """Cosine of FGAA's vector with every other method's: rows are behaviours, columns methods, all vectors of unit norm."""
+    """Cosine of FGAA's vector with every other method's: rows are behaviours, columns methods, all vectors of unit
+    norm."""
     others = [m for m in METHODS if m != "fgaa"]
     rows = {b: {m: float(made["fgaa"] @ made[m]) for m in others} for b, made in vectors.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("behaviour")
 
 
 def beside_paper(cosines: pd.DataFrame, printed: dict[str, dict[str, float]], names: dict[str, str]) -> pd.DataFrame:
-    """fgaa_cosines with behaviours and methods by name, its average, and the averages that the paper prints by model."""
+    """fgaa_cosines with behaviours and methods by name, its average, and the averages that the paper prints by
+    model."""
     shown = cosines.rename(index=names)
     shown.loc[AVERAGE] = cosines.mean()
     for model, row in printed.items():
@@ -63,8 +67,8 @@ def alikeness(vectors: ByMethod, bias: Tensor) -> pd.DataFrame:
 def predicted_effects(
     vectors: ByMethod, effect_map: EffectMap, wanted: dict[str, Tensor], names: dict[str, str]
 ) -> dict[str, pd.DataFrame]:
-    """{method: cosines}: of the effect that the map predicts of a behaviour's vector (rows), less the mean effect, with the
-    positive part of each behaviour's filtered difference (columns)."""
+    """{method: cosines}: of the effect that the map predicts of a behaviour's vector (rows), less the mean effect,
+    with the positive part of each behaviour's filtered difference (columns)."""
     targets = torch.stack([wanted[b].clamp(min=0) for b in vectors])
     shown = [names[b] for b in vectors]
     matrices = {}
@@ -113,7 +117,8 @@ def verdict(cosines: pd.DataFrame, on: dict[str, float]) -> list[str]:
 def metrics(
     count: int, fit: str, distance: float, cosines: pd.DataFrame, alike: pd.DataFrame, on: dict[str, float]
 ) -> dict:
-    """What reports/metrics/vectors.json says of `count` vectors, from norm_distance, fgaa_cosines, alikeness, on_target."""
+    """What reports/metrics/vectors.json says of `count` vectors, from norm_distance, fgaa_cosines, alikeness,
+    on_target."""
     return {
         "vectors": count,
         "fit": fit,

@@ -80,8 +80,8 @@ def save_vectors(path: Path, vectors: dict[VectorName, Tensor], **metadata: obje
 def load_vectors(path: Path, *, identity: dict) -> dict[VectorName, Tensor]:
     """The vectors of a file, (d_model,) each, in the order of their spelt names.
 
-    `identity` holds `model`, `sae` and `layer`. Raises: ValueError if the file was made with others, is damaged or holds a name
-    that is none.
+    `identity` holds `model`, `sae` and `layer`. Raises: ValueError if the file was made with others, is damaged or
+    holds a name that is none.
     """
     tensors, metadata = load_tensors(path)
     check_identity(path, metadata, identity, fix="run `dvc repro vectors`")

@@ -3,8 +3,9 @@
     make check-paper SETTING=gemma-2-2b TEXTS=texts.yaml
 
 The paper's contrastive texts are the authors'; with ours (the default) the numbers are close at best. A file of texts
-reads `love: {positive: [...], negative: [...]}`, and so on. Latents are filtered by densities on `data.density_rows` rows
-of the background text that the data stage of the default setting leaves; their shards are kept in data/check_paper/.
+reads `love: {positive: [...], negative: [...]}`, and so on. Latents are filtered by densities on `data.density_rows`
+rows of the background text that the data stage of the default setting leaves; their shards are kept in
+data/check_paper/.
 """
 
 import argparse
@@ -67,8 +68,8 @@ def v_diff_table(v_diff: dict[str, torch.Tensor], printed: dict[str, dict[int, f
 def cosine_table(
     recipe: Recipe, ingredients: Ingredients, best_n1: dict[str, int], printed: dict[str, float]
 ) -> pd.DataFrame:
-    """Cosine of FGAA's vector at the paper's n1 with the other methods', the average of `best_n1`'s behaviours (columns
-    `ours`, `paper`; rows are methods)."""
+    """Cosine of FGAA's vector at the paper's n1 with the other methods', the average of `best_n1`'s behaviours
+    (columns `ours`, `paper`; rows are methods)."""
     wanted = {b: {m: replace(recipe, method=m, n1=n1, rank=1) for m in METHODS} for b, n1 in best_n1.items()}
     vectors = {b: {m: steering_vector(r, b, ingredients) for m, r in row.items()} for b, row in wanted.items()}
     return pd.DataFrame({"ours": fgaa_cosines(vectors).mean(), "paper": printed}).round(4)
@@ -89,7 +90,8 @@ def means_of_texts(lm: LanguageModel, sae: SAE, recipe: Recipe, texts: Texts, la
 
 
 def check_behaviours(texts: Texts, paper: dict, name: str) -> None:
-    """Raises: ValueError for a behaviour of the paper's printed latents without texts, or texts of one that it lacks."""
+    """Raises: ValueError for a behaviour of the paper's printed latents without texts, or texts of one that it
+    lacks."""
     for behaviour in paper["v_diff"][name]:
         if behaviour not in texts:
             raise unknown("behaviour among the texts:", behaviour, list(texts))

@@ -106,9 +106,9 @@ def stream_norms(resid: Tensor, bos: Tensor) -> pd.DataFrame:
 
 
 def quality_table(quality: dict[str, float]) -> pd.DataFrame:
-    """What evaluate_sae gives, a row each."""
+    """The measures that evaluate_sae gives, a row each."""
     names = {name: name.replace("ce_", "cross-entropy ").replace("_", " ") for name in quality}
-    return pd.Series(quality).rename(names).to_frame("held out").rename_axis("measure")
+    return pd.Series(quality).drop("heldout_tokens").rename(names).to_frame("held out").rename_axis("measure")
 
 
 def sae_metrics(quality: dict[str, float], densities: NDArray, *, tokens: int, model: str) -> dict:
