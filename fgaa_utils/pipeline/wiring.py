@@ -44,10 +44,17 @@ _PAGES = [
     if notebook
     for path in (f"notebooks/{notebook}.ipynb", f"reports/{notebook}.ipynb", f"reports/metrics/{stage}.json")
 ]
+# The browsers of texts and latents are made of these, and of parts that are no Python.
+_BROWSERS = [
+    *(f"data/samples/{name}" for name in ("choices.json", "test.parquet", "validation.parquet")),
+    "data/features/latents.json",
+    "data/labels/steered.csv",
+    "fgaa_utils/pipeline/browser_page",
+]
 SCRIPTS = {
     "fetch": Script(["data/sources.yaml"], []),
     "model": Script(["data/raw/gemma", "data/raw/smollm2"], ["base.model", "base.reference"]),
-    "render": Script(_PAGES, []),
+    "render": Script([*_PAGES, *_BROWSERS], []),
 }
 # Functions that read without being given a path.
 READERS = {
