@@ -37,24 +37,28 @@ class Script:
     params: list[str]
 
 
-# The pages are made of what every notebook left, and say which of them has changed since.
+# The pages are made of what every notebook left, and say which of them has changed since. The record of
+# ablation_samples is not in git, so that a fresh clone has it only once that frozen stage has run.
 _PAGES = [
     path
     for stage, notebook in STAGES.items()
     if notebook
     for path in (f"notebooks/{notebook}.ipynb", f"reports/{notebook}.ipynb", f"reports/metrics/{stage}.json")
+    if path != "reports/ablation_samples.ipynb"
 ]
-# The browsers of texts and latents are made of these, and of parts that are no Python.
+# The browsers of texts and latents are made of these; the last are no Python.
 _BROWSERS = [
-    *(f"data/samples/{name}" for name in ("choices.json", "test.parquet", "validation.parquet")),
     "data/features/latents.json",
     "data/labels/steered.csv",
+    "data/samples/choices.json",
+    "data/samples/test.parquet",
+    "data/samples/validation.parquet",
     "fgaa_utils/pipeline/browser_page",
 ]
 SCRIPTS = {
     "fetch": Script(["data/sources.yaml"], []),
     "model": Script(["data/raw/gemma", "data/raw/smollm2"], ["base.model", "base.reference"]),
-    "render": Script([*_PAGES, *_BROWSERS], []),
+    "render": Script(["dvc.yaml", *_PAGES, *_BROWSERS], []),
 }
 # Functions that read without being given a path.
 READERS = {
