@@ -73,7 +73,7 @@ class VectorName:
     def parse(cls, text: str) -> "VectorName":
         """The name that `text` spells, as str() does. Raises: ValueError for anything else."""
         behaviour, method, variant = [*text.split(".", 2), "", ""][:3]
-        varying = variant_values(variant)
+        varying: dict = variant_values(variant)
         if not method or set(varying) - {f.name for f in fields(cls)[2:]}:
             raise ValueError(f"{text!r} names no vector; a name is like love.fgaa.n1=4,n2=0 or love.caa")
         if "bos" in varying:

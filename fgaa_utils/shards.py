@@ -27,9 +27,12 @@ CPUINFO = Path("/proc/cpuinfo")  # Linux's; other systems name the processor the
 class Model(Protocol):
     """What a LanguageModel tells of itself for an identity."""
 
-    identity: str
-    device: torch.device
-    place: dict[str, str]
+    @property
+    def identity(self) -> str: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def place(self) -> dict[str, str]: ...
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -79,7 +82,7 @@ def _cpu_name() -> tuple[str, str]:
 def record_processor(dtype: torch.dtype = torch.float32, device: str = "cpu") -> str:
     """One line for reports: `AMD EPYC 7763, AVX2, float32 products; torch 2.13.0`."""
     kind = processor(device)
-    told = [kind["name"], kind.get("vectors", ""), f"{str(dtype).removeprefix('torch.')} products"]
+    told = [str(kind["name"]), str(kind.get("vectors", "")), f"{str(dtype).removeprefix('torch.')} products"]
     return f"{', '.join(part for part in told if part)}; torch {torch.__version__}"
 
 

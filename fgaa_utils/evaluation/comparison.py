@@ -28,6 +28,12 @@ class Setting:
     params: dict[str, dict] | None = None
 
     @property
+    def layer(self) -> int:
+        """The layer steered at, of a setting that is not the main run's own."""
+        assert self.params is not None, f"{self.name} has no parameters"
+        return self.params["base"]["layer"]
+
+    @property
     def bcs(self) -> dict[str, dict]:
         """bcs[method][behaviour or "average"]: {value, lo, hi, n}."""
         return self.metrics["evaluation"]["bcs"]
@@ -121,16 +127,19 @@ def layer_groups(settings: list[Setting]) -> list[list[Setting]]:
 
 def _rest(setting: Setting) -> dict[tuple[str, str], object]:
     """The parameters that say what a setting is, apart from its layer."""
-    return {(s, k): v for s, values in setting.params.items() for k, v in values.items() if (s, k) not in OF_A_LAYER}
+    return {
+        (s, k): v for s, values in (setting.params or {}).items() for k, v in values.items() if (s, k) not in OF_A_LAYER
+    }
 
 
 def layer_differences(group: list[Setting]) -> dict[str, dict]:
     """{method: {layer: {value, lo, hi, p}}}: average BCS of each layer less that of the first setting's, paired over
     behaviours; p is corrected for the number of other layers (Holm)."""
-    (first, at), *others = [(setting.params["base"]["layer"], setting.bcs) for setting in group]
+    (first, at), *others = [(setting.layer, setting.bcs) for setting in group]
     found = {}
     for m in _shared_methods(group):
-        against = paired_comparisons(_scores(at[m]), {layer: _scores(bcs[m]) for layer, bcs in others})
+        by_layer: dict = {layer: _scores(bcs[m]) for layer, bcs in others}
+        against = paired_comparisons(_scores(at[m]), by_layer)
         found[m] = {
             layer: {"value": -d["value"], "lo": -d["hi"], "hi": -d["lo"], "p": d["p"]} for layer, d in against.items()
         }
@@ -143,7 +152,7 @@ def layer_table(group: list[Setting]) -> pd.DataFrame:
     rows: dict[str, dict] = {}
     for m in differences:
         for setting in group:
-            layer = setting.params["base"]["layer"]
+            layer = setting.layer
             entry = with_interval(setting.bcs[m]["average"])
             if (d := differences[m].get(layer)) is not None:
                 entry += f", {with_interval(d, '+.2f')}, p {d['p']:.2f}"
@@ -177,7 +186,7 @@ def claims_table(settings: list[Setting]) -> pd.DataFrame:
 
 def steering_sentence(settings: list[Setting]) -> str:
     """In which settings FGAA has the highest average BCS of the methods that steer, and who has it elsewhere."""
-    best = {s.name: max((m for m in s.averages if m in METHODS), key=s.averages.get) for s in settings}
+    best = {s.name: max((m for m in s.averages if m in METHODS), key=lambda m: s.averages[m]) for s in settings}
     first = [name for name, m in best.items() if m == "fgaa"]
     others = [f"{LABELS[m]} in {name}" for name, m in best.items() if m != "fgaa"]
     return (
@@ -190,7 +199,7 @@ def overall_sentence(settings: list[Setting]) -> str:
     """Who has the highest average BCS of all, prompting and controls among them."""
     where: dict[str, list[str]] = {}
     for setting in settings:
-        where.setdefault(LABELS[max(setting.averages, key=setting.averages.get)], []).append(setting.name)
+        where.setdefault(LABELS[max(setting.averages, key=lambda m: setting.averages[m])], []).append(setting.name)
     found = "; ".join(f"{label} in {listed(names)}" for label, names in where.items())
     return f"With prompting and the controls counted in, the highest is {found}."
 

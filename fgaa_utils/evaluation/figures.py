@@ -89,7 +89,7 @@ def _curves(ax: Axes, results: Results, key: str) -> None:
     own = results.curve[results.curve.target == key]
     for m in results.steering:
         rows = own[own.method == m].sort_values("scale")
-        style = {"color": COLOURS[m], "ls": DASHES[m], "marker": MARKS[m], "ms": 3, "lw": 1.2}
+        style: dict = {"color": COLOURS[m], "ls": DASHES[m], "marker": MARKS[m], "ms": 3, "lw": 1.2}
         ax.plot(rows.scale, rows.value, label=LABELS[m], **style)
         ax.fill_between(rows.scale, rows.lo, rows.hi, color=COLOURS[m], alpha=0.12, lw=0)
         chosen = rows[np.isclose(rows.scale, results.choice(m, key).scale)]

@@ -28,7 +28,7 @@ def open_judge(
     reference: Path,
     folder: Path,
     model: str,
-    server: dict[str, float],
+    server: dict,
     device: str = "auto",
 ) -> Judge:
     """The judge of one kind, for these behaviours.

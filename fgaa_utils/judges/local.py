@@ -83,7 +83,7 @@ class LocalJudge:
         """
         judge_texts(behaviours)  # counts are checked before anything heavy starts
         readers = Readers.load(reference, embedder=embedder, language_id=language_id)
-        kept = {"seed": seed, "folder": folder}
+        kept: dict = {"seed": seed, "folder": folder}
         coherence = fit_both_coherences(readers, documents, labelled, coherence_texts, **kept)
         models, of_behaviours = fit_behaviours(readers, behaviours, coherence.centre, **kept)
         heldout = pd.concat([of_behaviours, coherence.heldout], ignore_index=True)
@@ -141,10 +141,10 @@ class LocalJudge:
             for key in json.loads(metadata["behaviours"])
         }
         parts = CoherenceModel.__dataclass_fields__
-        coherences = [
+        by_damage, by_label = (
             CoherenceModel(**{part: arrays[f"{COHERENCE}.{name}.{part}"] for part in parts}) for name in COHERENCES
-        ]
-        return cls(readers, models, tuple(coherences), arrays["centre"])
+        )
+        return cls(readers, models, (by_damage, by_label), arrays["centre"])
 
     def keep(self, folder: Path) -> "LocalJudge":
         """This judge, its scores kept in `folder` too and those taken up that a judge of the same identity left

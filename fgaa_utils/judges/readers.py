@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from fgaa_utils.data.fetch import sha256
+from fgaa_utils.digests import sha256
 from fgaa_utils.judges.coherence import coherence_features
 from fgaa_utils.model.lm import resolve_dtype
 from fgaa_utils.project import RAW, unknown

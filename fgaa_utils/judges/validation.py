@@ -119,7 +119,7 @@ def columns_of(name: str, part: pd.DataFrame, *kinds: str) -> list[np.ndarray]:
 
 def agreement_on_steered(labelled: pd.DataFrame, behaviours: list[str], *, draws: int, seed: int) -> dict[str, dict]:
     """{criterion: {"spearman", "auc", "annotators"}}: the judge against the labels, and one annotator against the other."""
-    found = {}
+    found: dict[str, dict] = {}
     for name, part in steered_parts(labelled, behaviours).items():
         found[name] = agreement(*columns_of(name, part, "label", "score"), draws=draws, seed=seed)
         found[name]["annotators"] = round(spearman(*columns_of(name, part, "a", "b")), 4)

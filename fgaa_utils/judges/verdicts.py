@@ -170,7 +170,7 @@ def order_sentence(measured: Measured) -> str:
     if not measured.labelled_bcs:
         return NO_FGAA
     by_label, by_judge = (
-        [LABELS[m] for m in sorted(table, key=lambda m, table=table: -table[m]["value"])]
+        [LABELS[m] for m, _ in sorted(table.items(), key=lambda item: -item[1]["value"])]
         for table in (measured.labelled_bcs["labels"], measured.labelled_bcs["judge"])
     )
     above = [LABELS[m] for m, entry in measured.labelled_paired.items() if entry["lo"] > 0]

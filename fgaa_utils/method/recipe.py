@@ -156,8 +156,10 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
         return _control(recipe, ingredients)
     v = filtered_difference(recipe, behaviour, ingredients)
     if recipe.method == "fgaa":
+        assert recipe.n1 is not None, "a recipe of FGAA has its n1"
         wanted = target(v, recipe.n1, recipe.n2 or 0, norm=recipe.target_norm)
         return fgaa(_effect_map(recipe, ingredients), wanted, bias_weight=recipe.bias_weight)
+    assert recipe.rank is not None, "a recipe of SAE or SAE-TS has its rank"
     _check_left(v, behaviour, "rank", recipe.rank)
     latent = int(v.argsort(descending=True)[recipe.rank - 1])
     if recipe.method == "sae":
@@ -237,7 +239,7 @@ def recipes(
         for rank in ranks:
             for method in ("sae", "sae_ts"):
                 made[VectorName(b, method, rank=rank)] = replace(default, method=method, rank=rank)
-        made |= fgaa_recipes(default, [b], n1=n1, n2=[default.n2])
+        made |= fgaa_recipes(default, [b], n1=n1, n2=[default.n2 or 0])
     made[VectorName(SHARED, "bias")] = replace(default, method="bias")
     for draw in range(1, controls + 1):
         for method in ("random", "random_latent"):

@@ -3,7 +3,6 @@
 CAA, SAE, SAE-TS, FGAA and the bias direction; `recipe` puts them together.
 """
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ from fgaa_utils.names import VectorName
 from fgaa_utils.shards import check_identity, load_tensors, save_tensors
 
 SAME = 1e-5  # vectors that differ by no more in any entry are one vector
-K = TypeVar("K", bound=Hashable)
+K = TypeVar("K", bound=VectorName | tuple)
 
 
 def unit(v: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from fgaa_utils.figures import CAPTION, escape_markdown
+from fgaa_utils.pipeline.run import cell_values
 
 # Streams are logs; a stream is kept only where a cell prints a result on standard output.
 PROGRESS = re.compile(r"\r|it/s\]|s/it\]|tok/s\]|Loading weights|captured shard|resumed at")
@@ -123,8 +124,7 @@ def parameters_details(cells: list[NotebookNode]) -> str:
 
 def assigned(source: str) -> dict[str, str]:
     """{name: literal on one line} of a parameter cell."""
-    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-    return {node.targets[0].id: repr(ast.literal_eval(node.value)) for node in nodes}
+    return {name: repr(value) for name, value in cell_values(source).items()}
 
 
 def comments_of(source: str) -> dict[str, str]:
@@ -132,10 +132,10 @@ def comments_of(source: str) -> dict[str, str]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
     found, line = {}, 1
-    for node in ast.parse(source).body:
-        lines = range(line, node.end_lineno + 1)
-        found[node.targets[0].id] = " ".join(comments[n] for n in lines if comments.get(n, FORMAT) != FORMAT)
-        line = node.end_lineno + 1
+    for name, node in zip(cell_values(source), ast.parse(source).body, strict=True):
+        end = (node.end_lineno or node.lineno) + 1
+        found[name] = " ".join(comments[n] for n in range(line, end) if comments.get(n, FORMAT) != FORMAT)
+        line = end
     return found
 
 

@@ -46,6 +46,7 @@ _PAGES = [
     for path in (f"notebooks/{notebook}.ipynb", f"reports/{notebook}.ipynb", f"reports/metrics/{stage}.json")
     if path != "reports/ablation_samples.ipynb"
 ]
+# The browsers of texts and latents are made of these; the last are no Python.
 _BROWSERS = [
     "data/features/latents.json",
     "data/labels/steered.csv",
@@ -70,7 +71,6 @@ READERS = {
     "LocalJudge.fit": ["data/raw/minilm", "data/raw/lid", "data/model"],
     "open_judge": ["data/raw/minilm", "data/raw/lid", "data/model"],
     "tables.Results.read": [f"data/samples/{name}" for name in ("choices.json", "test.parquet", "validation.parquet")],
-    "compare.read_settings": ["reports/metrics", "reports/settings"],
 }
 FOLDERS = {
     "DATA": "data",

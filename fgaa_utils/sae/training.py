@@ -61,6 +61,7 @@ class TrainingBatches:
     def __init__(self, store: ShardStore, *, batch: int, seed: int, skip: int = 0, group: int = 4):
         self.store, self.batch, self.seed, self.skip, self.group = store, batch, seed, skip, group
         first = store.read(0)["resid"].float()
+        self._full = len(first)  # tokens of every shard but the last
         self.mean = first.mean(dim=0)  # (d_model,)
         self.scale = float((first - self.mean).norm(dim=1).mean()) / first.shape[1] ** 0.5
 
@@ -87,10 +88,8 @@ class TrainingBatches:
             epoch += 1
 
     def _group_tokens(self, chosen: np.ndarray) -> int:
-        full = len(self.store.read(0)["resid"]) if not hasattr(self, "_full") else self._full
-        self._full = full
         last = self.store.count - 1
-        return sum(len(self.store.read(int(i))["resid"]) if i == last else full for i in chosen)
+        return sum(len(self.store.read(int(i))["resid"]) if i == last else self._full for i in chosen)
 
 
 class CandidateBatchTopK(BatchTopK):
@@ -189,6 +188,7 @@ def train_sae(
 
 def _mark_complete(checkpoint_path: Path | None) -> None:
     """Name a checkpoint as whole and drop the ones before it."""
+    assert checkpoint_path is not None, "the trainer has a folder for checkpoints"
     (checkpoint_path / "complete").touch()
     for other in checkpoint_path.parent.iterdir():
         if other != checkpoint_path:
