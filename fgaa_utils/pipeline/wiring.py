@@ -49,18 +49,20 @@ SCRIPTS = {
     "model": Script(["data/raw/gemma", "data/raw/smollm2"], ["base.model", "base.reference"]),
     "render": Script(_PAGES, []),
 }
-# Functions that read without being given a path.
+SAE_FILES = ["data/sae/cfg.json", "data/sae/sae_weights.safetensors"]
+# Functions that read without being given a path, by the name or by `module.name`.
 READERS = {
     "read_behaviours": ["data/behaviours"],
     "read_labels": ["data/labels/steered.csv"],
     "load_model": ["data/model"],
     "load_tokenizer": ["data/model"],
-    "load_sae": ["data/sae/cfg.json", "data/sae/sae_weights.safetensors"],
+    "load_sae": SAE_FILES,
+    "load_model_and_sae": ["data/model", *SAE_FILES],
     "sample_questions": ["data/raw/capability"],
     "LocalJudge.fit": ["data/raw/minilm", "data/raw/lid", "data/model"],
     "open_judge": ["data/raw/minilm", "data/raw/lid", "data/model"],
     "tables.Results.read": [f"data/samples/{name}" for name in ("choices.json", "test.parquet", "validation.parquet")],
-    "compare.read_settings": ["reports/metrics", "reports/settings"],
+    "comparison.read_settings": ["reports/metrics", "reports/settings"],
 }
 FOLDERS = {
     "DATA": "data",
@@ -197,7 +199,7 @@ def _called(node: ast.Call) -> list[str]:
         return [f"data/{given.rstrip('/')}"]
     if name == "metrics_of" and given:
         return [f"reports/metrics/{given}.json"]
-    return READERS.get(name, [])
+    return next((paths for reader, paths in READERS.items() if name == reader or name.endswith(f".{reader}")), [])
 
 
 def _joined(node: ast.AST) -> str | None:
@@ -218,7 +220,7 @@ def input_differences(stage: str, stages: dict) -> list[str]:
     """What a notebook's code and its **Inputs** line do not have in common: a line each, [] if they agree. What the
     stage makes itself is no input."""
     own, declared = outputs(stages[stage]), declared_inputs(stage)
-    read = {path for path in paths_read(code_cells(stage)) if not any(related(path, out) for out in own)}
+    read = {path for path in paths_read(code_cells(stage)) if not any(f"{path}/".startswith(f"{out}/") for out in own)}
     silent = sorted(path for path in read if not any(related(path, entry) for entry in declared))
     unread = sorted(entry for entry in declared if not any(related(path, entry) for path in read))
     name = notebook_path(stage).name
