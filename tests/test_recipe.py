@@ -18,6 +18,7 @@ from fgaa_utils.method.recipe import (
     read_ingredients,
     recipes,
     steering_vector,
+    steering_vectors,
 )
 from fgaa_utils.names import SHARED, VectorName
 
@@ -194,6 +195,16 @@ def test_the_main_run_has_every_method_of_every_behaviour_and_the_controls(ingre
     torch.testing.assert_close(steering_vector(made[one], "love", for_two), steering_vector(made[ts], "love", for_two))
 
 
+def test_a_name_promises_no_more_latents_than_the_filters_leave(ingredients):
+    name = VectorName("love", "fgaa", n1=3, n2=0)
+    with pytest.raises(
+        ValueError, match="n1 is 3 for love; it must be from 1 to 2, the positive latents left after the"
+    ):
+        steering_vectors({name: replace(FGAA, n1=3)}, ingredients)
+    as_many_as_there_are = steering_vector(replace(FGAA, n1=3), "love", ingredients)  # a row of the ablations
+    torch.testing.assert_close(as_many_as_there_are, steering_vector(replace(FGAA, n1=2), "love", ingredients))
+
+
 def test_every_pair_of_n1_and_n2_has_a_recipe():
     pairs = fgaa_recipes(FGAA, ["love"], n1=[1, 2], n2=[0, 4])
     assert [name.variant for name in pairs] == ["n1=1,n2=0", "n1=1,n2=4", "n1=2,n2=0", "n1=2,n2=4"]
@@ -203,7 +214,6 @@ def test_every_pair_of_n1_and_n2_has_a_recipe():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n1": 3}, "n1 is 3 for love; it must be from 1 to 2, the positive latents left after the filters"),
         ({"n1": None}, "n1 is None for love"),
         ({"method": "sae", "rank": 3}, "rank is 3 for love; it must be from 1 to 2"),
         ({"method": "sae_ts", "rank": 0}, "rank is 0 for love"),

@@ -137,6 +137,7 @@ def test_a_setting_that_takes_sae_and_map_from_elsewhere_runs_neither_stage():
         "data/paper",
         "data/sources",
         "requirements",
+        "dvc.yaml",
     )
     made = tuple(products(stages))
     for name, stage in stages.items():

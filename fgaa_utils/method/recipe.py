@@ -156,7 +156,8 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
         return _control(recipe, ingredients)
     v = filtered_difference(recipe, behaviour, ingredients)
     if recipe.method == "fgaa":
-        assert recipe.n1 is not None, "a recipe of FGAA has its n1"
+        if recipe.n1 is None:
+            raise ValueError(f"n1 is None for {behaviour}; a recipe of FGAA says how many positive latents it takes")
         wanted = target(v, recipe.n1, recipe.n2 or 0, norm=recipe.target_norm)
         return fgaa(_effect_map(recipe, ingredients), wanted, bias_weight=recipe.bias_weight)
     assert recipe.rank is not None, "a recipe of SAE or SAE-TS has its rank"
