@@ -123,10 +123,11 @@ def test_the_cell_has_values_and_comments_of_params_yaml_wherever_they_stand(pro
 
 
 def test_a_long_comment_ends_between_words(project):
-    comment = run.parameter_cell("vectors", ["n1", "n2_grid", "ranks", "controls", "fit"]).rpartition("# ")[2]
-    assert comment.startswith("effect map: adam") and comment.endswith(" ...") and len(comment) <= run.COMMENT
-    full = yaml.safe_load((project / "params.yaml").read_text())["recipe"]["fit"]
-    assert full not in comment and comment.removesuffix(" ...") in (project / "params.yaml").read_text()
+    comment = run.parameter_cell("vectors", ["n1", "n2_grid", "ranks", "controls", "prompting_tokens"]).rpartition(
+        "# "
+    )[2]
+    assert comment.startswith("of positive texts") and comment.endswith(" ...") and len(comment) <= run.COMMENT
+    assert comment.removesuffix(" ...") in (project / "params.yaml").read_text()
 
 
 def test_sync_rewrites_only_notebooks_that_hold_other_values(project):
