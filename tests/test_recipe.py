@@ -18,6 +18,7 @@ from fgaa_utils.method.recipe import (
     read_ingredients,
     recipes,
     steering_vector,
+    steering_vectors,
 )
 from fgaa_utils.names import SHARED, VectorName
 
@@ -203,7 +204,6 @@ def test_every_pair_of_n1_and_n2_has_a_recipe():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n1": 3}, "n1 is 3 for love; it must be from 1 to 2, the positive latents left after the filters"),
         ({"n1": None}, "n1 is None for love"),
         ({"method": "sae", "rank": 3}, "rank is 3 for love; it must be from 1 to 2"),
         ({"method": "sae_ts", "rank": 0}, "rank is 0 for love"),
@@ -213,6 +213,13 @@ def test_every_pair_of_n1_and_n2_has_a_recipe():
 def test_what_cannot_be_made_is_refused(ingredients, changes, message):
     with pytest.raises(ValueError, match=message):
         steering_vector(replace(FGAA, **changes), "love", ingredients)
+
+
+def test_a_named_n1_that_the_filters_do_not_leave_is_refused(ingredients):
+    """A row of the ablations may keep what is left; the main run's names say how many there are."""
+    steering_vector(replace(FGAA, n1=3), "love", ingredients)
+    with pytest.raises(ValueError, match="n1 is 3 for love; it must be from 1 to 2, the positive latents left after"):
+        steering_vectors({VectorName("love", "fgaa", n1=3, n2=0): replace(FGAA, n1=3)}, ingredients)
 
 
 @pytest.mark.parametrize(

@@ -156,12 +156,12 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
         return _control(recipe, ingredients)
     v = filtered_difference(recipe, behaviour, ingredients)
     if recipe.method == "fgaa":
-        assert recipe.n1 is not None, "a recipe of FGAA has its n1"
+        if recipe.n1 is None:
+            raise ValueError(f"n1 is None for {behaviour}; FGAA needs a number of positive latents")
         wanted = target(v, recipe.n1, recipe.n2 or 0, norm=recipe.target_norm)
         return fgaa(_effect_map(recipe, ingredients), wanted, bias_weight=recipe.bias_weight)
-    assert recipe.rank is not None, "a recipe of SAE or SAE-TS has its rank"
-    _check_left(v, behaviour, "rank", recipe.rank)
-    latent = int(v.argsort(descending=True)[recipe.rank - 1])
+    rank = _check_left(v, behaviour, "rank", recipe.rank)
+    latent = int(v.argsort(descending=True)[rank - 1])
     if recipe.method == "sae":
         return sae_row(ingredients.W_dec, latent)
     return sae_ts(_effect_map(recipe, ingredients), latent, bias_weight=recipe.bias_weight)
@@ -187,12 +187,14 @@ def _examples(recipe: Recipe, sides: tuple[Tensor, Tensor], seed: int) -> list[T
     return [side[order[: recipe.examples]] for side, order in zip(sides, orders)]
 
 
-def _check_left(v: Tensor, behaviour: str, name: str, count: int | None) -> None:
+def _check_left(v: Tensor, behaviour: str, name: str, count: int | None) -> int:
+    """The count. Raises: ValueError for none, or more than the filters leave positive latents."""
     left = int((v > 0).sum())
     if count is None or not 1 <= count <= left:
         raise ValueError(
             f"{name} is {count} for {behaviour}; it must be from 1 to {left}, the positive latents left after the filters"
         )
+    return count
 
 
 def _effect_map(recipe: Recipe, ingredients: Ingredients) -> EffectMap:
