@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 RAW = DATA / "raw"
@@ -52,6 +54,11 @@ def metrics_of(stage: str) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"reports/metrics/{stage}.json is not there; run `dvc repro {stage}`")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def write_metrics(stage: str, metrics: dict[str, Any]) -> None:

@@ -190,6 +190,11 @@ def test_a_parameter_that_is_nowhere_is_an_error(project):
         ('METRICS / "vectors.json"', {"reports/metrics/vectors.json"}),
         ("read_labels(), sample_questions(task)", {"data/labels/steered.csv", "data/raw/capability"}),
         ("LocalJudge.fit(x)", {"data/raw/minilm", "data/raw/lid", "data/model"}),
+        (
+            "local.LocalJudge.fit(x), labels.read_labels()",
+            {"data/raw/minilm", "data/raw/lid", "data/model", "data/labels/steered.csv"},
+        ),
+        ("unread_labels(), model.load_tokenizers()", set()),
         ("fit(x), a / b", set()),
     ],
 )

@@ -3,6 +3,10 @@
 import pandas as pd
 import seaborn as sns
 
+CAPTIONS = {  # what each figure shows, by the name under which it is saved
+    "sources": "Background text by source and split, in million characters of the documents kept.",
+}
+
 
 def draw_sources(characters: pd.DataFrame) -> sns.FacetGrid:
     """Stacked bars of million characters, sources (rows of a source_table) down, splits (its columns) in colours."""

@@ -7,6 +7,11 @@ from matplotlib.axes import Axes
 
 from fgaa_utils.figures import COLOURS, colour_bar
 
+CAPTIONS = {  # what each figure shows, by the name under which it is saved
+    "ranking": "What each change costs, worst first: BCS on test prompts minus the default's, mean over behaviours with its 95 % interval; filled marks are those whose interval leaves out zero, grey dots are the behaviours.",
+    "n1_n2": "BCS on test prompts, averaged over behaviours, by the number of positive (n1) and negative (n2) latents of FGAA's target.",
+    "how_much": "BCS minus the default's, with its 95 % interval, at every value tried; the hollow mark is the default. n1 has none, since the default has an n1 for each behaviour.",
+}
 LESS_DEFAULT = "BCS minus the default's"
 ROW = 0.2  # inches of height for a row of the ranking
 AXES = {  # parameters and their units

@@ -13,6 +13,7 @@ import pandas as pd
 from sae_lens import SAE
 from torch import Tensor
 
+from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.evaluation import cells as ev
 from fgaa_utils.evaluation.ablation_plan import ABLATION, DEFAULT
 from fgaa_utils.method.approximator import (
@@ -51,6 +52,21 @@ def row_vectors(
         for label, recipe in recipes.items()
         for behaviour in n1
     }
+
+
+def whole_data(behaviours: list[Behaviour], effects: dict) -> dict[str, int | None]:
+    """How many contrastive texts of a side and effect vectors there are, for which a recipe says None. effects: the
+    parameters of its stage; None of an effect map that was not made by it."""
+    sides = [len(side) for b in behaviours for side in (b.positive, b.negative)]
+    return {"examples": min(sides), "effect_vectors": effects["chunk_size"] * effects["chunks"] if effects else None}
+
+
+def new_sentences(made: dict[Cell, Tensor], new: list[Cell], rows: dict[str, dict], n1: dict[str, int]) -> list[str]:
+    """How many vectors the rows and the default give, and how many of them need texts of their own."""
+    return [
+        f"{len(rows)} rows and the default give {len(made)} vectors for {len(n1)} behaviours.",
+        f"{len(new)} of them differ from those of the main run and from one another: these need texts of their own.",
+    ]
 
 
 def changeable(recipe: Recipe) -> dict:

@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from scipy.stats import gmean
 
-from fgaa_utils.evaluation.capability_front import PAYING, pareto_front, ratio_limit, steering
+from fgaa_utils.evaluation.capability_front import PAYING, beyond_the_axis, pareto_front, ratio_limit, steering
 from fgaa_utils.evaluation.capability_tables import (
     ACCURACY,
     PERPLEXITY,
@@ -19,6 +19,10 @@ from fgaa_utils.evaluation.costs_figures import RATIO
 from fgaa_utils.figures import COLOURS
 from fgaa_utils.names import LABELS, UNSTEERED
 
+CAPTIONS = {  # what each figure shows, by the name under which it is saved
+    "figure_4": "Perplexity as a multiple of the unsteered model's, against scale. Lines are geometric means over behaviours, with 95 % bands over behaviours. Triangles mark each method's median chosen scale.",
+    "figure_5": "Accuracy against scale, on the same questions for every vector. Lines are means over behaviours, with 95 % bands over behaviours. Dashed: the unsteered model. Dotted: chance. Triangles mark each method's median chosen scale.",
+}
 TASKS = {"arc_easy": "ARC-Easy", "sciq": "SciQ", "basic_skills": "basic skills", "mmlu": "MMLU"}
 UNITS = {
     "resid_std": "scale (in spreads of the residual stream, logarithmic)",
@@ -90,6 +94,15 @@ def bcs_against_cost(points: pd.DataFrame, means: pd.DataFrame) -> sns.FacetGrid
     handles = {LABELS[m]: ax.plot([], [], "D", ms=7, color=COLOURS[m], mec="white")[0] for m in order}
     grid.add_legend(handles, label_order=list(handles), title="")
     return grid
+
+
+def front_caption(points: pd.DataFrame, means: pd.DataFrame) -> str:
+    """What bcs_against_cost shows, and what of it lies beyond the axis."""
+    return (
+        "BCS against what it costs at the chosen scales. Small marks are behaviours, diamonds the means over behaviours with "
+        "95 % intervals, upright bars the medians. Dashed steps join the steering methods that no other one beats in both. "
+        + beyond_the_axis(points, means)
+    )
 
 
 def _task_label(task: str) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 from scipy.stats import gmean
 
 from fgaa_utils.evaluation.claims import Claim
 from fgaa_utils.evaluation.costs import Costs
-from fgaa_utils.figures import with_interval
+from fgaa_utils.figures import listed, with_interval
 from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, UNSTEERED, method_order
+from fgaa_utils.project import read_yaml
 from fgaa_utils.stats import crossed_draws, interval
 
 TENTH = 0.1  # a rise of perplexity that still counts as keeping capability
@@ -97,6 +97,11 @@ def losing(found: Losses, scale: float) -> list[str]:
     return [LABELS[m] for m, loss in found.items() if loss[scale]["lo"] > 0]
 
 
+def losing_sentence(costs: Costs, found: Losses) -> str:
+    """Which methods certainly lose perplexity at the largest scale of the grid."""
+    return f"At the largest scale of the grid the whole interval lies above 1 for {listed(losing(found, costs.scales[-1]))}."
+
+
 def accuracy_by_task(costs: Costs) -> pd.DataFrame:
     """The grid's cells and the unsteered one, once a task: method, behaviour, scale, task, accuracy."""
     rows = costs.cells[~costs.cells.chosen]
@@ -128,10 +133,17 @@ def accuracy_doubt(costs: Costs) -> float:
     return float(1.96 * np.sqrt(level * (1 - level) / questions))
 
 
+def accuracy_sentence(costs: Costs) -> str:
+    """The unsteered accuracy, and how well it is known."""
+    return (
+        f"On {len(costs.tasks)} questions the unsteered model has {costs.right[0].mean():.3f}. Its accuracy on a single task "
+        f"is known to {accuracy_doubt(costs):.2f} either way (95 %)."
+    )
+
+
 def paper_figure_5(path: Path) -> pd.DataFrame:
     """Accuracy of FGAA by absolute scale as the paper draws it, from data/paper.yaml: a row a task."""
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))["figure_5"]
-    return pd.DataFrame(found).set_index("scale").T.rename_axis("task at scale")
+    return pd.DataFrame(read_yaml(path)["figure_5"]).set_index("scale").T.rename_axis("task at scale")
 
 
 def prices(costs: Costs, bcs: dict, *, draws: int, seed: int) -> dict[str, dict]:

@@ -6,6 +6,10 @@ import seaborn as sns
 from fgaa_utils.figures import COLOURS
 from fgaa_utils.names import LABELS, method_order
 
+CAPTIONS = {  # what each figure shows, by the name under which it is saved
+    "settings": "Average BCS on test prompts, a panel a setting, with 95 % intervals over behaviours.",
+}
+
 
 def averages_by_setting(rows: pd.DataFrame) -> sns.FacetGrid:
     """Average BCS with its interval, a panel a setting, a row a method; the methods are named on the left only."""

@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from fgaa_utils.data.questions import Question, chance_level
+from fgaa_utils.evaluation.scales import check_scales
 from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, SHARED, UNSTEERED, VectorName, method_order
 from fgaa_utils.shards import load_tensors, save_frame, save_tensors
 
@@ -29,8 +30,9 @@ def cost_cells(
     """One row a cell, in the order of measuring: COLUMNS, `coeff` in absolute norm, `unit` of it a scale of 1.
 
     Unsteered text; each method's chosen variant at every scale of the grid and at its own; controls at FGAA's own, what
-    any vector costs that is as long; prompting last.
+    any vector costs that is as long; prompting last. Raises: ValueError for scales that check_scales refuses.
     """
+    check_scales(scales)
     controls = {c: sorted((n for n in names if n.method == c), key=lambda n: n.draw or 0) for c in CONTROLS}
     rows = [(SHARED, UNSTEERED, "", 0.0, 0.0, False)]
     for method in method_order(list(METHODS)):
@@ -166,3 +168,14 @@ def count_table(costs: Costs) -> pd.DataFrame:
     counts = pd.crosstab(costs.cells.method, costs.cells.chosen).reindex(columns=[False, True], fill_value=0)
     counts = counts.loc[method_order(list(counts.index))].rename(index=LABELS)
     return counts.set_axis(["at the scales of the grid", "at the chosen scales"], axis=1).rename_axis("method")
+
+
+def costs_metrics(costs: Costs) -> dict:
+    """What reports/metrics/costs.json holds."""
+    return {
+        "cells": len(costs.cells),
+        "unsteered_nats": round(costs.nats, 4),
+        "questions": len(costs.tasks),
+        "texts": costs.ratio.shape[1],
+        "model": costs.model,
+    }

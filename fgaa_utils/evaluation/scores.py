@@ -197,6 +197,12 @@ def off_target(side: pd.DataFrame, method: str, behaviours: list[str]) -> pd.Dat
     return pd.DataFrame(means - base, index=behaviours, columns=behaviours)
 
 
+def counts_sentence(samples: dict[str, pd.DataFrame], judge: str, unit: float) -> str:
+    """How many samples and distinct texts each part has, who scored them, and the absolute norm of scale 1."""
+    parts = [f"{len(s):,} {name} samples ({s.text.nunique():,} distinct texts)" for name, s in samples.items()]
+    return f"{', '.join(parts)}, scored by the judge `{judge}`. Scale 1 is a vector of norm {unit:.0f}."
+
+
 def side_effect(matrix: pd.DataFrame) -> dict[str, float]:
     """{"on_target", "elsewhere"}: means of the diagonal of off_target and of the rest."""
     values = matrix.to_numpy()

@@ -8,6 +8,12 @@ from seaborn import FacetGrid
 from fgaa_utils.figures import COLOURS
 from fgaa_utils.names import LABELS
 
+CAPTIONS = {  # what each figure shows, by the name under which it is saved
+    "agreement": "Rank correlation of the judge's scores with the labels of steered text, with 95 % intervals (dots), and of the two annotators' labels with each other (diamonds).",
+    "bias": "Score minus label by method, with 95 % intervals over texts; right of the line the judge is too kind.",
+    "calibration": "Share of a bin's texts that show the behaviour, over their mean score, with 95 % intervals (Wilson). On the diagonal a score is a probability.",
+    "graded_corruption": "Mean coherence of held-out text over the share of its words that is damaged, by kind of damage; 0 is untouched text. Grey: the mean of all kinds.",
+}
 GREY = "0.7"
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.metrics import brier_score_loss
 
 from fgaa_utils.judges.calibration import auc
-from fgaa_utils.judges.choose import judge_rows
+from fgaa_utils.judges.choose import announce, judge_rows
 from fgaa_utils.judges.criteria import COHERENCE
 from fgaa_utils.judges.labels import (
     CLEAR,
@@ -51,7 +51,8 @@ def questions(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, list[str
 
 def score_labelled(labels: pd.DataFrame, judge: Judge, behaviours: list[str]) -> pd.DataFrame:
     """The labelled texts with the judge's scores: all for their behaviour, if it is one of these, and the last lot for
-    coherence, for which earlier ones made the local judge."""
+    coherence, for which earlier ones made the local judge. A judge that has to be asked is announced."""
+    announce(judge, questions(labels, behaviours))
     last = last_lot(labels).text.tolist()
     scored = labels.assign(behaviour_score=np.nan)
     scored["coherence_score"] = labels.text.map(dict(zip(last, judge.coherence(last))))
@@ -74,7 +75,9 @@ def questions_of_last(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, 
 
 
 def score_by_other(labels: pd.DataFrame, judge: Judge, kind: str, behaviours: list[str]) -> pd.DataFrame:
-    """Columns `<kind>_behaviour` and `<kind>_coherence`, by row of `labels`: another judge's scores of the last lot."""
+    """Columns `<kind>_behaviour` and `<kind>_coherence`, by row of `labels`: another judge's scores of the last lot. A
+    judge that has to be asked is announced."""
+    announce(judge, questions_of_last(labels, behaviours))
     scores = judge_rows(distinct_last(labels, behaviours), judge)
     return scores.set_axis([f"{kind}_behaviour", f"{kind}_coherence"], axis=1).reindex(labels.index)
 

@@ -5,12 +5,20 @@ import seaborn as sns
 from torch import Tensor
 
 DASHES = {"reduced rank": "", "ridge": (2, 2), "Adam": ""}  # the first two lie on one another
+CAPTIONS = {  # what each figure shows, by the name under which it is saved
+    "learning_curve": "Quality of the fits on held-out decoder rows against the number of vectors; dotted, a perfect map.",
+}
 
 
 def draw_scales(scales: Tensor, rise: float) -> sns.FacetGrid:
     """Histogram of the coefficients (n,) at which cross-entropy rises by `rise` nats."""
     grid = sns.displot(scales.numpy(), bins=60, height=2.8, aspect=1.9)
     return grid.set_axis_labels(f"coefficient for +{rise} nats (norm of the residual stream)", "decoder rows")
+
+
+def scales_caption(rise: float) -> str:
+    """What draw_scales shows."""
+    return f"Coefficients at which the decoder rows raise cross-entropy by {rise} nats."
 
 
 def draw_learning_curve(curve: pd.DataFrame, ceiling: dict[str, float], n: int) -> sns.FacetGrid:
@@ -48,3 +56,10 @@ def draw_latents(latents: pd.DataFrame) -> sns.FacetGrid:
         latents, x="spread of the true effect", y="correlation", kind="box", height=2.8, aspect=1.7, showfliers=False
     )
     return grid.refline(y=0)
+
+
+def latents_caption(fit: str) -> str:
+    """What draw_latents shows of the map of `fit`."""
+    return (
+        f"Correlation of predicted and measured effect ({fit}), latents in fifths by the spread of their true effect."
+    )

@@ -1,5 +1,7 @@
 """Tables and sentences of the effects page: scales, scores of the fits, the learning curve, latents."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from fgaa_utils.figures import listed
 from fgaa_utils.method.approximator import EffectMap, latent_correlations
 from fgaa_utils.method.effect_fits import Fits, best_fit, own_latents, spread_of_effects
+from fgaa_utils.method.effects import EffectData
 
 RISES = 0.005  # of R2: a step of the learning curve that adds less is flat
 
@@ -97,6 +100,27 @@ def curve_rows(curve: pd.DataFrame) -> list[dict]:
 def rounded(scores: dict[str, float]) -> dict[str, float]:
     """Scores for a metrics file."""
     return {key: round(value, 4) for key, value in scores.items()}
+
+
+def effects_metrics(
+    data: EffectData, chunks: int, fits: Fits, scores: dict[str, dict[str, float]], curve: pd.DataFrame
+) -> dict:
+    """What reports/metrics/effects.json holds of fits to `chunks` chunks; scores: of predictions and of the ceiling."""
+    found: dict[str, Any] = dict.fromkeys(("vectors", "rollouts"), chunks * data.chunk_size)
+    return (
+        found
+        | {
+            "heldout_vectors": len(data.heldout),
+            "heldout_rollouts": len(data.heldout) * data.heldout_rollouts,
+            "unsteered_rollouts": data.unsteered_rollouts,
+            "model": data.lm.identity,
+            "median_ridge_strength": float(np.median(fits.strengths)),
+            "reduced_rank_choice": fits.choice,
+            "median_scale": round(float(data.scales.median()), 1),
+            "learning_curve": curve_metrics(curve),
+        }
+        | {name: rounded(entries) for name, entries in scores.items()}
+    )
 
 
 def latent_table(predicted: Tensor, y: Tensor) -> pd.DataFrame:

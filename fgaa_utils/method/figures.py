@@ -12,6 +12,13 @@ from fgaa_utils.method.feature_tables import FATES, FIVE, HIGHEST, Differences, 
 from fgaa_utils.method.vector_tables import AVERAGE
 from fgaa_utils.names import LABELS, method_order
 
+CAPTIONS = {  # what each figure shows, by the name under which it is saved
+    "auc": "How well the mean activation of the highest filtered latent, and of the five highest, weighted as in FGAA's target, tell texts of a behaviour from near misses: area under the ROC curve, a dot each for every behaviour; the line is chance.",
+    "density": "How many latents have which density, on a logarithmic axis; the line is theta, right of which latents are removed.",
+    "figure_A3": "The hundred largest entries of v_diff by size in falling order, before and after the filters; a panel is a behaviour. Heights are activations, in the norm of the residual stream.",
+    "cosines": "Cosine of FGAA's vector with the other methods' vectors, a dot for each behaviour; the dark marks are averages, ours and those that the paper prints.",
+    "predicted_effect": "Cosine of the effect that the map predicts of a behaviour's vector (rows) with the latents that a behaviour wants (columns); a panel is a method, red is positive, blue negative.",
+}
 ACTIVATION = "activation, norm in the residual stream"
 SORTED = 100  # largest entries drawn in figure A.3
 
@@ -46,6 +53,14 @@ def fates_of_tallest(v_diff: Tensor, fates: NDArray, behaviour: str) -> sns.Face
     grid.set_axis_labels("latent", f"v_diff of {behaviour}\n({ACTIVATION})").legend.set_title("")
     grid.refline(y=0, color="0.3", ls="-", lw=0.8)
     return grid.tick_params(axis="x", rotation=90)
+
+
+def fates_caption(behaviour: str) -> str:
+    """What fates_of_tallest shows."""
+    return (
+        f"The twenty largest entries of v_diff of {behaviour} by size, positive and negative, coloured by what the filters "
+        "do with them."
+    )
 
 
 def aucs(table: pd.DataFrame) -> sns.FacetGrid:

@@ -60,13 +60,15 @@ SCRIPTS = {
     "model": Script(["data/raw/gemma", "data/raw/smollm2"], ["base.model", "base.reference"]),
     "render": Script(["dvc.yaml", *_PAGES, *_BROWSERS], []),
 }
-# Functions that read without being given a path.
+SAE_FILES = ["data/sae/cfg.json", "data/sae/sae_weights.safetensors"]
+# Functions that read without being given a path, by the name or by `module.name`.
 READERS = {
     "read_behaviours": ["data/behaviours"],
     "read_labels": ["data/labels/steered.csv"],
     "load_model": ["data/model"],
     "load_tokenizer": ["data/model"],
-    "load_sae": ["data/sae/cfg.json", "data/sae/sae_weights.safetensors"],
+    "load_sae": SAE_FILES,
+    "load_model_and_sae": ["data/model", *SAE_FILES],
     "sample_questions": ["data/raw/capability"],
     "LocalJudge.fit": ["data/raw/minilm", "data/raw/lid", "data/model"],
     "open_judge": ["data/raw/minilm", "data/raw/lid", "data/model"],
@@ -207,7 +209,7 @@ def _called(node: ast.Call) -> list[str]:
         return [f"data/{given.rstrip('/')}"]
     if name == "metrics_of" and given:
         return [f"reports/metrics/{given}.json"]
-    return READERS.get(name, [])
+    return next((paths for reader, paths in READERS.items() if name == reader or name.endswith(f".{reader}")), [])
 
 
 def _folder_path(node: ast.AST) -> str | None:

@@ -4,6 +4,10 @@ import numpy as np
 import seaborn as sns
 from numpy.typing import NDArray
 
+CAPTIONS = {  # what each figure shows, by the name under which it is saved
+    "densities": "How often latents fire on held-out text; the line is the paper's density filter, theta = 0.01.",
+}
+
 
 def draw_densities(densities: NDArray) -> sns.FacetGrid:
     """Histogram of the densities (d_sae,) above zero on a log axis, the paper's theta of 0.01 marked."""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fgaa_utils.model.hub import hub_access
-from fgaa_utils.model.lm import LanguageModel
+from fgaa_utils.model.lm import LanguageModel, load_model
 from fgaa_utils.project import DATA, unknown
 from fgaa_utils.shards import weights_digest
 
@@ -66,6 +66,15 @@ def load_sae(source: str | Path, lm: LanguageModel, layer: int) -> SAE:
     except NotImplementedError as error:  # sae-lens's refusal, where it would change which latents are the top k
         raise ValueError(f"the SAE {source} cannot be given unit decoder rows: {error}") from error
     return sae.to(lm.device).eval()
+
+
+def load_model_and_sae(
+    model: str | Path, source: str | Path, *, layer: int, dtype: str, device: str, blocks: str
+) -> tuple[LanguageModel, SAE, dict]:
+    """(model, SAE, identity) for one layer, as of load_model and load_sae; what is made with both carries the identity."""
+    lm = load_model(model, layer=layer, dtype=dtype, device=device, blocks=blocks)
+    sae = load_sae(source, lm, layer)
+    return lm, sae, {"model": lm.identity, "sae": sae_identity(sae), "layer": layer}
 
 
 def _from_scope(folder: Path, layer: int) -> SAE:

@@ -105,6 +105,14 @@ def stream_norms(resid: Tensor, bos: Tensor) -> pd.DataFrame:
     return pd.Series(rounded).to_frame("norm").rename_axis("residual stream")
 
 
+def density_sentence(quality: dict[str, float], densities: NDArray) -> str:
+    """The mean density, and the share of latents (d_sae,) that the paper's filter would call dense."""
+    return (
+        f"The mean density is {quality['l0'] / len(densities):.4f}; {(densities > 0.01).mean():.1%} of the latents are "
+        "denser than 0.01."
+    )
+
+
 def quality_table(quality: dict[str, float]) -> pd.DataFrame:
     """The measures that evaluate_sae gives, a row each."""
     names = {name: name.replace("ce_", "cross-entropy ").replace("_", " ") for name in quality}
