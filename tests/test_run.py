@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import time
 
@@ -123,11 +124,10 @@ def test_the_cell_has_values_and_comments_of_params_yaml_wherever_they_stand(pro
 
 
 def test_a_long_comment_ends_between_words(project):
-    comment = run.parameter_cell("vectors", ["n1", "n2_grid", "ranks", "controls", "prompting_tokens"]).rpartition(
-        "# "
-    )[2]
-    assert comment.startswith("of positive texts") and comment.endswith(" ...") and len(comment) <= run.COMMENT
-    assert comment.removesuffix(" ...") in (project / "params.yaml").read_text()
+    text = "highest activations " * 6
+    path = project / "params.yaml"
+    path.write_text(re.sub(r"top_contexts: 5 #.*", f"top_contexts: 5 # {text}", path.read_text()))
+    assert run.parameter_cell("features", ["top_contexts"]) == f"top_contexts = 5  # {text[:59]} highest ..."
 
 
 def test_sync_rewrites_only_notebooks_that_hold_other_values(project):

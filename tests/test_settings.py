@@ -130,6 +130,7 @@ def test_a_setting_that_takes_sae_and_map_from_elsewhere_runs_neither_stage():
     stages = pipeline_for(params_of(["gemma-2-2b"]), PIPELINE)["stages"]
     assert not {"sae", "effects", "ablation_samples", "ablations", "compare"} & set(stages)
     in_git = (
+        "dvc.yaml",
         "fgaa_utils/",
         "notebooks/",
         "data/behaviours",
@@ -151,6 +152,7 @@ def test_a_setting_that_trains_runs_every_stage_unfrozen():
     assert set(stages) == set(PIPELINE["stages"]) - {"compare"}
     assert not any("frozen" in stage for stage in stages.values())
     assert PIPELINE["stages"]["sae"]["frozen"], "the repository's own pipeline is left as it is"
+    assert "data/ablation_samples" in outputs(stages["ablation_samples"]), "what the ablations read is made before"
 
 
 def test_two_settings_of_one_name_do_not_share_results(tmp_path, monkeypatch):

@@ -48,6 +48,8 @@ PATHS = (  # values that may be paths
     ("recipe", "fit"),
     ("judge", "judge_model"),
 )
+# What dvc.yaml does not list, since a fresh clone has it only once the frozen stage has run: in a workspace it runs.
+UNLISTED = {"ablation_samples": [{"data/ablation_samples": {"persist": True}}, "reports/ablation_samples.ipynb"]}
 REPORTED = ("metrics", "pages", "figures", "index.html", "resources.json")
 
 
@@ -91,6 +93,7 @@ def pipeline_for(params: dict, pipeline: dict, *, ablations: bool = False) -> di
         if name not in dropped:
             kept[name] = {key: value for key, value in stage.items() if key != "frozen"}
             kept[name]["deps"] = [dep for dep in stage["deps"] if not any(related(dep, out) for out in gone)]
+            kept[name]["outs"] = stage.get("outs", []) + UNLISTED.get(name, [])
     return {"stages": kept}
 
 
