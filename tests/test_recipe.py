@@ -225,13 +225,6 @@ def test_what_cannot_be_made_is_refused(ingredients, changes, message):
         steering_vector(replace(FGAA, **changes), "love", ingredients)
 
 
-def test_a_named_n1_that_the_filters_do_not_leave_is_refused(ingredients):
-    """A row of the ablations may keep what is left; the main run's names say how many there are."""
-    steering_vector(replace(FGAA, n1=3), "love", ingredients)
-    with pytest.raises(ValueError, match="n1 is 3 for love; it must be from 1 to 2, the positive latents left after"):
-        steering_vectors({VectorName("love", "fgaa", n1=3, n2=0): replace(FGAA, n1=3)}, ingredients)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
