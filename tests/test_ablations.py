@@ -1,5 +1,7 @@
 """Texts of the ablations: rows give the vectors they name, equal vectors share texts, scales come from validation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +83,21 @@ def test_a_misspelt_row_gets_the_nearest(ingredients):
 def test_the_recipe_in_the_plan_is_what_rows_can_change():
     assert set(vars(DEFAULT)) - set(changeable(DEFAULT)) == {"method", "rank"}
     assert changeable(DEFAULT)["theta"] == 0.5 and changeable(DEFAULT)["n1"] is None
+
+
+def test_what_the_default_uses_all_of():
+    behaviours = [SimpleNamespace(positive=("a",) * 9, negative=("b",) * n) for n in (8, 10)]
+    effects = {"chunk_size": 20, "chunks": 3}
+    assert module.whole_data(behaviours, effects) == {"examples": 8, "effect_vectors": 60}
+    assert module.whole_data(behaviours, {}) == {"examples": 8, "effect_vectors": None}
+
+
+def test_how_many_vectors_need_texts():
+    made = {(b, "ablation", row): torch.zeros(2) for b in ("love", "anger") for row in ("default", "n2 4")}
+    assert module.new_sentences(made, list(made)[1:], {"n2 4": {"n2": 4}}, {"love": 1, "anger": 2}) == [
+        "1 rows and the default give 4 vectors for 2 behaviours.",
+        "3 of them differ from those of the main run and from one another: these need texts of their own.",
+    ]
 
 
 def test_equal_vectors_share_texts_and_the_main_runs_are_known():

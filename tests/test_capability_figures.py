@@ -5,7 +5,7 @@ import pytest
 from made_costs import SCALES, made_bcs, made_costs
 
 from fgaa_utils.evaluation import capability_figures as figures
-from fgaa_utils.evaluation.capability_front import PAYING, behaviour_points, mean_points, ratio_limit
+from fgaa_utils.evaluation.capability_front import PAYING, behaviour_points, beyond_the_axis, mean_points, ratio_limit
 from fgaa_utils.evaluation.capability_tables import prices
 from fgaa_utils.evaluation.costs_figures import costs_of_cells
 from fgaa_utils.names import CONTROLS, UNSTEERED
@@ -69,3 +69,11 @@ def test_every_cell_but_unsteered_is_a_point(costs):
     assert legend(grid) == ["FGAA", "SAE-TS", "SAE", "CAA", "prompting", "controls"]
     levels = [line.get_ydata()[0] for line in grid.ax.lines if len(line.get_ydata())]
     assert levels == pytest.approx([1.0, 0.375])
+
+
+def test_the_caption_of_the_front_ends_with_what_lies_beyond_the_axis(costs):
+    bcs = made_bcs(dict.fromkeys([*PAYING, *CONTROLS, UNSTEERED], 0.5))
+    points = behaviour_points(costs, bcs)
+    means = mean_points(prices(costs, bcs, draws=30, seed=0), points, bcs)
+    caption = figures.front_caption(points, means)
+    assert caption.startswith("BCS against what it costs") and caption.endswith(beyond_the_axis(points, means))

@@ -64,6 +64,9 @@ def test_losses_and_what_is_read_off_them(costs):
     cheap = {m: tables.cheap_scale(of) for m, of in loss.items()}
     assert cheap == {"fgaa": None, "sae_ts": None, "sae": 0.1, "caa": 0.2}
     assert tables.losing(loss, 0.4) == ["FGAA", "SAE-TS", "SAE", "CAA"]
+    assert tables.losing_sentence(costs, loss) == (
+        "At the largest scale of the grid the whole interval lies above 1 for FGAA, SAE-TS, SAE and CAA."
+    )
     table = tables.scale_table(costs, loss)
     assert table.loc["CAA"].tolist() == ["0.2", "0.2", "1.13 [1.13, 1.13]"]
     assert table.loc["FGAA", "largest scale within a tenth"] == "none"
@@ -85,6 +88,9 @@ def test_the_doubt_about_an_accuracy_is_that_of_one_task(costs):
     assert tables.accuracy_doubt(costs) == 0.0  # all right
     costs.right[0, :4] = 0.0
     assert tables.accuracy_doubt(costs) == pytest.approx(1.96 * (0.25 / 4) ** 0.5)
+    assert tables.accuracy_sentence(costs) == (
+        "On 8 questions the unsteered model has 0.500. Its accuracy on a single task is known to 0.49 either way (95 %)."
+    )
     costs.right[0, :4] = 1.0
 
 

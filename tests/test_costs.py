@@ -7,7 +7,16 @@ import pytest
 import torch
 from made_costs import BEHAVIOURS, NAMES, QUESTIONS, SCALES, made_cells, made_choices, made_costs
 
-from fgaa_utils.evaluation.costs import agreement, answer_sentences, cell_deltas, count_table, read_costs, save_costs
+from fgaa_utils.evaluation.costs import (
+    agreement,
+    answer_sentences,
+    cell_deltas,
+    cost_cells,
+    costs_metrics,
+    count_table,
+    read_costs,
+    save_costs,
+)
 from fgaa_utils.names import METHODS, PROMPTING, VectorName
 
 
@@ -89,6 +98,22 @@ def test_the_answer_says_what_the_unsteered_model_does(tmp_path):
     assert second.startswith(f"Over the other {len(costs.cells) - 1} cells, ")
     assert -1 <= agreement(costs) < -0.3
     assert agreement(replace(costs, cells=costs.cells.assign(accuracy=0.5))) == 0
+
+
+def test_metrics_count_what_was_measured(tmp_path):
+    found = costs_metrics(made_costs(tmp_path))
+    assert found == {
+        "cells": len(made_cells()),
+        "unsteered_nats": 3.0,
+        "questions": 8,
+        "texts": 5,
+        "model": "tiny:0:float32",
+    }
+
+
+def test_cells_of_scales_that_do_not_grow_are_refused():
+    with pytest.raises(ValueError, match="must be positive and grow"):
+        cost_cells(made_choices(), list(BEHAVIOURS), NAMES, [0.2, 0.1], unit=1.0)
 
 
 def test_cells_are_counted(tmp_path):

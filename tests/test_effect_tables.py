@@ -1,16 +1,25 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from fgaa_utils.method.approximator import EffectMap, latent_correlations
-from fgaa_utils.method.effect_figures import draw_latents, draw_learning_curve, draw_scales
+from fgaa_utils.method.effect_figures import (
+    draw_latents,
+    draw_learning_curve,
+    draw_scales,
+    latents_caption,
+    scales_caption,
+)
 from fgaa_utils.method.effect_fits import Fits
 from fgaa_utils.method.effect_tables import (
     choice_sentence,
     curve_gains,
     curve_metrics,
     curve_rows,
+    effects_metrics,
     growth,
     latent_sentence,
     latent_table,
@@ -123,6 +132,29 @@ def effects():
     return y + torch.randn(30, 20, generator=generator), y
 
 
+def test_metrics_count_the_data_and_round_the_scores():
+    sizes = {"chunk_size": 20, "heldout_rollouts": 3, "unsteered_rollouts": 30}
+    data = SimpleNamespace(
+        **sizes, heldout=np.arange(4), scales=torch.tensor([1.0, 5.04, 9.0]), lm=SimpleNamespace(identity="tiny:0")
+    )
+    fits = Fits(MAPS, np.array([0.1, 1.0, 3.0]), {"strength": 0.003, "rank": 70})
+    scores = {"ridge": {"r2": 0.123456}, "ceiling": {"r2": 0.9}}
+    assert effects_metrics(data, 3, fits, scores, curve(ridge=[0.1])) == {
+        "vectors": 60,
+        "rollouts": 60,
+        "heldout_vectors": 4,
+        "heldout_rollouts": 12,
+        "unsteered_rollouts": 30,
+        "model": "tiny:0",
+        "median_ridge_strength": 1.0,
+        "reduced_rank_choice": {"strength": 0.003, "rank": 70},
+        "median_scale": 5.0,
+        "learning_curve": {"ridge": {"2000": 0.1}},
+        "ridge": {"r2": 0.1235},
+        "ceiling": {"r2": 0.9},
+    }
+
+
 def test_latents_by_spread_with_their_correlation():
     predicted, y = effects()
     predicted[:, 4] = 1.0  # a latent that the map says nothing of
@@ -153,3 +185,8 @@ def test_the_other_figures_hold_what_they_are_given():
     assert sum(bar.get_height() for bar in draw_scales(torch.tensor([1.0, 2.0, 5.0]), 0.5).ax.patches) == 3
     grid = draw_latents(latent_table(*effects()))
     assert [label.get_text() for label in grid.ax.get_xticklabels()] == ["smallest", "2", "3", "4", "largest"]
+
+
+def test_captions_name_the_rise_and_the_map():
+    assert scales_caption(0.5) == "Coefficients at which the decoder rows raise cross-entropy by 0.5 nats."
+    assert "measured effect (adam), latents" in latents_caption("adam")

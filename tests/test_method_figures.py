@@ -71,3 +71,7 @@ def test_predicted_effects_have_a_panel_for_each_method_and_one_colour_bar():
     drawn = [np.asarray(ax.collections[0].get_array()).ravel().tolist() for ax in grid.axes.flat]
     assert drawn == [[0.5, 0.1, 0.0, 0.2], [-0.5, -0.1, 0.0, -0.2]]
     assert len(grid.figure.axes) == 3
+
+
+def test_the_caption_of_fates_names_the_behaviour():
+    assert figures.fates_caption("Love").startswith("The twenty largest entries of v_diff of Love by size")

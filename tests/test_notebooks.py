@@ -64,3 +64,14 @@ def test_no_two_code_cells_with_a_figure_follow_one_another_without_prose(name):
         shows = cell.cell_type == "code" and "show(" in cell.source
         assert not (shows and before), cell.source
         before = shows
+
+
+@pytest.mark.parametrize("stage", [stage for stage, name in STAGES.items() if name])
+def test_a_figure_is_kept_under_its_stage_and_has_the_caption_of_its_name(stage):
+    trees = [ast.parse(source) for source in code_cells(STAGES[stage])]
+    calls = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "show"]
+    for call in calls:
+        _, folder, name = call.args
+        caption = ast.unparse(call.keywords[0].value)
+        assert folder.value == stage, ast.unparse(call)
+        assert "CAPTIONS" not in caption or caption.endswith(f"CAPTIONS['{name.value}']"), ast.unparse(call)

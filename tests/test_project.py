@@ -4,7 +4,16 @@ import re
 import pytest
 
 from fgaa_utils import project
-from fgaa_utils.project import artefact, metrics_of, need_space, stage_dir, unknown, write_metrics, write_plot
+from fgaa_utils.project import (
+    artefact,
+    metrics_of,
+    need_space,
+    read_yaml,
+    stage_dir,
+    unknown,
+    write_metrics,
+    write_plot,
+)
 
 
 @pytest.fixture
@@ -30,6 +39,11 @@ def test_metrics_come_back_and_equal_ones_are_equal_bytes(folders):
     write_metrics("vectors", {"a": {"c": [1], "d": None}, "b": 1.5})
     assert (project.METRICS / "vectors.json").read_bytes() == first
     assert metrics_of("vectors") == json.loads(first) == {"b": 1.5, "a": {"d": None, "c": [1]}}
+
+
+def test_a_yaml_file_is_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("b: [1, ü]", encoding="utf-8")
+    assert read_yaml(tmp_path / "a.yaml") == {"b": [1, "ü"]}
 
 
 def test_a_plot_is_a_csv_with_a_line_a_row(folders):

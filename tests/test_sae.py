@@ -6,6 +6,7 @@ import torch
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from safetensors.torch import save_file
 
+from fgaa_utils.sae import load
 from fgaa_utils.sae.load import load_sae, sae_identity
 from fgaa_utils.shards import weights_digest
 
@@ -85,3 +86,13 @@ def test_a_folder_of_gemma_scope_says_its_layer_in_its_path(tiny, tmp_path, scop
 
 def test_the_identity_of_an_sae_is_that_of_its_weights(tiny_sae):
     assert sae_identity(tiny_sae) == weights_digest(tiny_sae) and len(sae_identity(tiny_sae)) == 16
+
+
+def test_a_model_and_its_sae_are_had_together_with_their_identity(tiny, tmp_path, scope_weights, monkeypatch):
+    save_scope(tmp_path / "sae", scope_weights, 2)
+    asked = {}
+    monkeypatch.setattr(load, "load_model", lambda model, **settings: asked.update(settings, model=model) or tiny)
+    settings = {"layer": 1, "dtype": "float32", "device": "cpu", "blocks": "auto"}
+    lm, sae, identity = load.load_model_and_sae("somewhere", tmp_path / "sae", **settings)
+    assert lm is tiny and asked == settings | {"model": "somewhere"}
+    assert identity == {"model": tiny.identity, "sae": sae_identity(sae), "layer": 1}

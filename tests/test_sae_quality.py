@@ -5,6 +5,7 @@ import torch
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.sae.figures import draw_densities
 from fgaa_utils.sae.quality import (
+    density_sentence,
     evaluate_sae,
     latent_densities,
     quality_table,
@@ -90,6 +91,9 @@ def test_the_verdict_and_the_table_say_the_numbers():
     said = verdict(QUALITY)
     for number in ("41.2 active", "95.4% of the centred variance", "98.2% of the", "93.2% against", "0.8%", "32,512"):
         assert number in said
+    assert density_sentence(QUALITY, np.full(8000, 0.001) + 0.1 * (np.arange(8000) < 1000)) == (
+        "The mean density is 0.0051; 12.5% of the latents are denser than 0.01."
+    )
     table = quality_table(QUALITY)
     assert table["held out"]["explained variance"] == 0.954263 and "cross-entropy base" in table.index
 

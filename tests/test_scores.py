@@ -14,6 +14,7 @@ from fgaa_utils.evaluation.scores import (
     choose_cells,
     chosen_cells,
     chosen_samples,
+    counts_sentence,
     missing_scores,
     off_target,
     read_choices,
@@ -186,6 +187,14 @@ def test_the_cells_that_were_chosen_for_any_behaviour_are_run_again():
     )
     names = [*OWN, *SHARED]
     assert chosen_cells(names, choices) == [("love", "fgaa", "n1=2,n2=0"), ("shared", "random", "draw=2")]
+
+
+def test_samples_and_distinct_texts_are_counted():
+    parts = {"validation": pd.DataFrame({"text": ["a", "a", "b"]}), "test": pd.DataFrame({"text": ["c"] * 1200})}
+    assert counts_sentence(parts, "local", 123.4) == (
+        "3 validation samples (2 distinct texts), 1,200 test samples (1 distinct texts), scored by the judge `local`. "
+        "Scale 1 is a vector of norm 123."
+    )
 
 
 def test_missing_scores_counts_what_a_judge_left_out():

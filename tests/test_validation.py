@@ -138,3 +138,14 @@ def test_clear_texts_are_counted_once_each(labels):
     # labels above a half are those of texts that end with 3: (3 + 2) / 6; with 2 the label is a half
     assert clear == {"anger": 9, "love": 9, "desert": 0, "behaviour": 18, "coherence": 9 * 2}
     assert validation.not_validated(labelled, BEHAVIOURS) == {"anger": 9, "love": 9}
+
+
+def test_judges_are_announced_with_what_they_will_be_asked(labels, monkeypatch):
+    announced = []
+    monkeypatch.setattr(validation, "announce", lambda judge, texts: announced.append((list(judge.asked), texts)))
+    validation.score_labelled(labels, Judge(), BEHAVIOURS)
+    validation.score_by_other(labels, Judge(), "hf", BEHAVIOURS)
+    assert announced == [
+        ([], validation.questions(labels, BEHAVIOURS)),
+        ([], validation.questions_of_last(labels, BEHAVIOURS)),
+    ]
