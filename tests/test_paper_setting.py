@@ -22,7 +22,7 @@ from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.method.approximator import load_effect_map
 from fgaa_utils.model.lm import load_model
 from fgaa_utils.pipeline.settings import WORKSPACES, prepare, read_setting, reproduce
-from fgaa_utils.project import ROOT
+from fgaa_utils.project import ROOT, STAGES
 from fgaa_utils.sae.load import load_sae, sae_identity
 from fgaa_utils.shards import load_tensors
 
@@ -104,8 +104,7 @@ def finished(run):
 @pytest.mark.pipeline
 def test_the_whole_pipeline_runs_on_the_papers_files(finished):
     metrics = {path.stem: json.loads(path.read_text()) for path in (finished / "reports" / "metrics").glob("*.json")}
-    assert {"data", "features", "vectors", "evaluation", "capability", "ablations"} <= set(metrics)
-    assert not {"sae", "effects"} & set(metrics)
+    assert set(metrics) == {stage for stage, notebook in STAGES.items() if notebook} - {"sae", "effects", "compare"}
     assert {"fgaa", "sae_ts", "sae", "caa", "prompting"} <= set(metrics["evaluation"]["bcs"])
     assert metrics["evaluation"]["model"].startswith(f"gemma-2-2b:{tiny_hub.REVISION[:16]}")
     assert set(metrics["ablations"]["rows"]) >= {"default", "density_filter off", "fit decoder, bias_weight 0.0"}
@@ -116,17 +115,17 @@ def test_the_whole_pipeline_runs_on_the_papers_files(finished):
 def test_the_papers_protocol_is_asked_of_the_server_and_its_key_kept_nowhere(run):
     finished, server = run
     metrics = json.loads((finished / "reports" / "metrics" / "evaluation.json").read_text())
-    assert metrics["judge_kind"] == "openai" and metrics["other_judges"][0]["judge"] == "local"
+    judged = json.loads((finished / "reports" / "metrics" / "judge.json").read_text())
+    assert judged["judge_kind"] == "openai" and metrics["other_judges"][0]["judge"] == "local"
     assert metrics["bcs"]["fgaa"]["love"]["n"] == 6, "samples of the one prompt"
     assert metrics["missing_scores"] > 0
     assert {request["temperature"] for request in server.requests} == {0, 1}, "1 where the first answer was malformed"
     assert {request["model"] for request in server.requests} == {"gpt-4o-mini"}
-    test = pd.read_parquet(finished / "data" / "evaluation" / "test.parquet")
+    test = pd.read_parquet(finished / "data" / "samples" / "test.parquet")
     assert set(test.coherence.dropna().unique()) == {(7 - 1) / 9}, "the server answers 7"
     written = [finished / "params.yaml", finished / "dvc.lock"]
-    written += [
-        path for part in ("reports", "data/evaluation", "data/ablations") for path in (finished / part).rglob("*")
-    ]
+    parts = ("reports", "data/judge", "data/samples", "data/costs", "data/ablation_samples")
+    written += [path for part in parts for path in (finished / part).rglob("*")]
     assert not [path for path in written if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
@@ -210,13 +209,14 @@ def test_vectors_and_texts_equal_an_independent_oracle(finished, hub):
         decided["bos"] += oracle.filtered(v, ours.density, nothing, 0.5).argmax() != first
     assert all(decided.values()), decided
 
-    test = pd.read_parquet(finished / "data" / "evaluation" / "test.parquet")
+    test = pd.read_parquet(finished / "data" / "samples" / "test.parquet")
     steered = test[(test.behaviour == "love") & test.method.isin(["fgaa", "caa"]) & (test.scale == 100)]
     assert len(steered) >= 4
+    new_tokens = yaml.safe_load((finished / "params.yaml").read_text())["design"]["new_tokens"]
     for row in steered.itertuples():
         delta = row.coeff * vectors[".".join(filter(None, ("love", row.method, row.variant)))].numpy()
         prompt = ours.tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
-        new = ours.model.sample([2, *prompt], delta, int(row.seed), new_tokens=33, top_k=50)
+        new = ours.model.sample([2, *prompt], delta, int(row.seed), new_tokens=new_tokens, top_k=50)
         assert ours.tokenizer.decode(prompt + new, skip_special_tokens=True) == row.text
 
 
