@@ -1,6 +1,7 @@
 """Wiring: what a stage reads is what dvc.yaml says it reads, and every parameter reaches its notebook."""
 
 import ast
+import hashlib
 import re
 import subprocess
 import sys
@@ -160,3 +161,14 @@ def test_installed_versions_are_the_locked_ones():
     locked = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
     for name in ("torch", "nnsight", "sae-lens", "transformers", "papermill", "dvc", "numpy", "pandas", "seaborn"):
         assert version(name).split("+")[0] == locked[name], name
+
+
+@pytest.mark.parametrize("stage", sorted(FROZEN))
+def test_the_lock_knows_what_a_frozen_stage_left(stage):
+    """Else DVC would want its dependencies, which a fresh clone does not have yet, to enter the stage anew."""
+    entry = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"][stage]
+    assert entry["cmd"] == PIPELINE[stage]["cmd"]
+    assert {out["path"] for out in entry["outs"]} == set(outputs(PIPELINE[stage]))
+    for out in entry["outs"]:
+        if (path := ROOT / out["path"]).is_file():
+            assert hashlib.md5(path.read_bytes()).hexdigest() == out["md5"], out["path"]
