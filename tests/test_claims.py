@@ -13,7 +13,7 @@ from fgaa_utils.evaluation.claims import (
     vector_claims,
     verdict,
 )
-from fgaa_utils.evaluation.tables import Results
+from fgaa_utils.evaluation.results import Results
 
 BEHAVIOURS = np.linspace(0.2, 0.8, 9)
 NOISE = 0.02 * np.array([1, -1, 0, 1, -1, 0, 1, -1, 0])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fgaa_utils.evaluation.tables import Results
+from fgaa_utils.evaluation.results import Results
 from fgaa_utils.judges.labels import method_scores
 from fgaa_utils.names import LABELS, METHODS
 from fgaa_utils.stats import interval, paired_difference

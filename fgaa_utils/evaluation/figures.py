@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from fgaa_utils.evaluation.tables import Results
+from fgaa_utils.evaluation.results import Results
 from fgaa_utils.figures import COLOURS, colour_bar
 from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, UNSTEERED
 
