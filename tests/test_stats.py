@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import norm, t, ttest_rel
 from scipy.stats.mstats import mquantiles
 from sklearn.metrics import roc_auc_score
+from statsmodels.stats.multitest import multipletests
 
 from fgaa_utils.stats import (
     average_draws,
@@ -14,6 +15,7 @@ from fgaa_utils.stats import (
     crossed_draws,
     detectable_difference,
     estimate,
+    holm,
     interval,
     paired_comparisons,
     paired_difference,
@@ -194,6 +196,12 @@ def test_comparisons_carry_holms_correction_and_wins():
     assert table["same"] == {"value": 0, "lo": 0, "hi": 0, "p": 1, "wins": 0, "n": 9}
     assert table["far"]["wins"] == 9 and json.loads(json.dumps(table)) == table
     assert paired_comparisons(ours[:1], {"far": others["far"][:1]})["far"]["p"] == 1
+
+
+def test_holm_is_that_of_statsmodels():
+    for seed in range(5):
+        p = np.random.default_rng(seed).uniform(0, 0.1, size=7).round(2)  # ties too
+        assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_holm_keeps_the_family_wise_error_among_identical_methods():
