@@ -1,33 +1,56 @@
 """Methods and controls, their labels and order in tables and figures; the typed name of a vector. Imports nothing heavy.
 
-CAA (arXiv 2312.06681), SAE decoder rows, SAE-TS (arXiv 2411.02193), FGAA (arXiv 2501.09929), and controls that the paper lacks.
+CAA (arXiv 2312.06681), SAE decoder rows, SAE-TS (arXiv 2411.02193), FGAA (arXiv 2501.09929); the same targets by natural
+gradient, which are ours (see method.gradients); and controls that the paper lacks.
 """
 
 import re
 from dataclasses import dataclass, fields
 
-METHODS = ("caa", "sae", "sae_ts", "fgaa")
-CONTROLS = ("random", "bias", "random_latent")  # vectors that know no behaviour
+PAPER_METHODS = ("caa", "sae", "sae_ts", "fgaa")
+NATURAL = (
+    "ng_caa",
+    "ng_fgaa",
+    "ng",
+)  # by natural gradient: CAA's contrast, FGAA's target, the better of both and their sum
+METHODS = PAPER_METHODS + NATURAL
+CONTROLS = ("random", "bias", "random_latent", "random_ng")  # vectors that know no behaviour
 PROMPTING, UNSTEERED = "prompting", "unsteered"  # text without a vector
 SHARED = "shared"  # the behaviour of what has none: its texts are scored for every behaviour
 FITS = ("reduced_rank", "ridge", "adam")  # of the effect map, where it is fitted here
+GRADIENT = "gradient"  # a fit: the gradient of expected latents, from unsteered rollouts, in the place of a map
 LABELS = {
     "caa": "CAA",
     "prompting": "prompting",
     "sae": "SAE",
     "sae_ts": "SAE-TS",
     "fgaa": "FGAA",
+    "ng_caa": "NG-CAA",
+    "ng_fgaa": "NG-FGAA",
+    "ng": "NG",
     "random": "random vector",
     "bias": "bias direction",
     "random_latent": "random latent",
+    "random_ng": "random latent, NG",
     "unsteered": "unsteered",
+}
+SCALE_UNITS = {  # what a scale of 1 is, in words
+    "nats": "nats a token",
+    "resid_std": "spreads of the residual stream",
+    "absolute": "absolute norm",
 }
 Cell = tuple[str, str, str]  # behaviour, method, variant: the columns of that name in tables of samples
 
 
 def method_order(methods: list[str]) -> list[str]:
-    """Methods in the order of tables and figures: FGAA, its baselines, prompting, the controls, unsteered."""
-    return [m for m in ("fgaa", "sae_ts", "sae", "caa", PROMPTING, *CONTROLS, UNSTEERED) if m in methods]
+    """Methods in the order of tables and figures: natural gradient, FGAA, its baselines, prompting, controls, unsteered."""
+    order = ("ng", "ng_fgaa", "ng_caa", "fgaa", "sae_ts", "sae", "caa", PROMPTING, *CONTROLS, UNSTEERED)
+    return [m for m in order if m in methods]
+
+
+def scale_label(unit: str) -> str:
+    """The axis of scales in figures."""
+    return f"scale ({SCALE_UNITS[unit]}, logarithmic)"
 
 
 @dataclass(frozen=True)
@@ -35,7 +58,8 @@ class VectorName:
     """Names a vector, or text without one, by behaviour, method and what varies within the method.
 
     n1, n2: positive and negative latents of FGAA's target; rank: place of the latent of SAE and SAE-TS among the
-    highest; draw: which of several random vectors, latents or orders of examples; bos: whether BOS is in the means.
+    highest; draw: which of several random vectors, latents or orders of examples; bos: whether BOS is in the means;
+    white: whether the contrast of residual streams is whitened by their covariance.
 
     Raises: ValueError for a method that does not exist, or a behaviour that cannot stand in a name.
     """
@@ -47,6 +71,7 @@ class VectorName:
     rank: int | None = None
     draw: int | None = None
     bos: bool | None = None
+    white: bool | None = None
 
     def __post_init__(self):
         if self.method not in LABELS:
@@ -76,8 +101,8 @@ class VectorName:
         varying: dict = variant_values(variant)
         if not method or set(varying) - {f.name for f in fields(cls)[2:]}:
             raise ValueError(f"{text!r} names no vector; a name is like love.fgaa.n1=4,n2=0 or love.caa")
-        if "bos" in varying:
-            varying["bos"] = bool(varying["bos"])
+        for name in {"bos", "white"} & set(varying):
+            varying[name] = bool(varying[name])
         return cls(behaviour, method, **varying)
 
 

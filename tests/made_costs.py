@@ -6,7 +6,8 @@ import torch
 
 from fgaa_utils.data.questions import Question
 from fgaa_utils.evaluation.costs import Costs, cost_cells, read_costs, save_costs
-from fgaa_utils.names import CONTROLS, METHODS, PROMPTING, SHARED, UNSTEERED, VectorName
+from fgaa_utils.evaluation.scales import Strength
+from fgaa_utils.names import CONTROLS, PAPER_METHODS, PROMPTING, SHARED, UNSTEERED, VectorName
 
 BEHAVIOURS = {"anger": "Anger", "french": "French", "love": "Love"}
 SCALES = [0.1, 0.2, 0.4]
@@ -18,21 +19,23 @@ QUESTIONS = [
 NAMES = [VectorName(SHARED, "bias")] + [
     VectorName(SHARED, c, draw=i) for c in CONTROLS if c != "bias" for i in (10, 2, 1)
 ]
+VARIANTS = {"fgaa": "n1=4,n2=0", "sae": "rank=1", "sae_ts": "rank=2", "caa": ""}
+CHOSEN = [VectorName.parse(f"{b}.{m}.{v}".rstrip(".")) for b in BEHAVIOURS for m, v in VARIANTS.items()]
+VECTORS = dict.fromkeys([*CHOSEN, *NAMES], torch.ones(1))
 NATS = {"fgaa": 4.0, "sae_ts": 5.0, "sae": 0.6, "caa": 0.3, PROMPTING: 0.2}  # of loss at scale 1; of prompting at all
 
 
 def made_choices(unit: float = 100.0) -> dict:
-    variants = {"fgaa": "n1=4,n2=0", "sae": "rank=1", "sae_ts": "rank=2", "caa": ""}
     scale = dict(zip(BEHAVIOURS, (0.1, 0.2, 0.2)))
     choices = {
-        m: {b: {"scale": scale[b], "coeff": scale[b] * unit + 0.04, "variant": variants[m]} for b in BEHAVIOURS}
-        for m in METHODS
+        m: {b: {"scale": scale[b], "coeff": scale[b] * unit + 0.04, "variant": VARIANTS[m]} for b in BEHAVIOURS}
+        for m in PAPER_METHODS
     }
     return choices | {PROMPTING: {b: {"scale": 0.0, "coeff": 0.0, "variant": "draw=2"} for b in BEHAVIOURS}}
 
 
 def made_cells(unit: float = 100.0) -> pd.DataFrame:
-    return cost_cells(made_choices(unit), list(BEHAVIOURS), NAMES, SCALES, unit=unit)
+    return cost_cells(made_choices(unit), list(BEHAVIOURS), VECTORS, SCALES, Strength("resid_std", unit))
 
 
 def made_costs(folder, *, nats: dict[str, float] = NATS, spread: float = 0.0, texts: int = 5) -> Costs:

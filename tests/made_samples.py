@@ -1,8 +1,10 @@
 """Made-up samples of every kind of cell, with random scores, for the tests of what reads them."""
 
 import numpy as np
+import torch
 
 from fgaa_utils.evaluation.cells import cell_grid, expand_samples
+from fgaa_utils.evaluation.scales import Strength
 
 KEYS = ["anger", "love"]
 SCALES = [0.1, 0.2, 0.4]
@@ -18,7 +20,7 @@ SHARED = [("shared", "random", "draw=1"), ("shared", "random", "draw=2")]
 def scored(seed, *, samples=3, step=0.0, own=OWN, shared=SHARED, plain=()):
     """Samples of all cells with random scores, in shuffled order; `step` rounds them, so that cells tie."""
     rng = np.random.default_rng(seed)
-    cells = cell_grid([*own, *shared], SCALES, unit=100.0, plain=plain)
+    cells = cell_grid(dict.fromkeys([*own, *shared], torch.ones(1)), SCALES, Strength("resid_std", 100.0), plain=plain)
     frame = expand_samples(cells, PROMPTS, samples, seeds=(0, 1))
     for column in ("coherence", *(f"B_{key}" for key in KEYS)):
         values = rng.random(len(frame))

@@ -8,12 +8,15 @@ from made_samples import KEYS, OWN, PROMPTS, SCALES, SHARED, scored
 
 from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.evaluation import cells
+from fgaa_utils.evaluation.scales import Strength
 from fgaa_utils.judges.server import ServerJudge
 from fgaa_utils.model.generate import SamplingParams, generate_batch
 
+ONE = torch.ones(1)
+
 
 def test_cell_grid_has_every_vector_at_every_scale_and_unsteered_once():
-    grid = cells.cell_grid(OWN + SHARED, SCALES, unit=150.0)
+    grid = cells.cell_grid(dict.fromkeys(OWN + SHARED, ONE), SCALES, Strength("resid_std", 150.0))
     found = {(r.behaviour, r.method, r.variant, r.scale): r.coeff for r in grid.itertuples()}
     expected = {(*name, scale): scale * 150.0 for name, scale in product(OWN + SHARED, SCALES)}
     assert found == expected | {("shared", "unsteered", "", 0.0): 0.0}
@@ -21,7 +24,9 @@ def test_cell_grid_has_every_vector_at_every_scale_and_unsteered_once():
 
 
 def test_all_cells_get_the_same_seeds():
-    samples = cells.expand_samples(cells.cell_grid(OWN, SCALES, unit=1.0), PROMPTS, 5, seeds=(0, 11))
+    samples = cells.expand_samples(
+        cells.cell_grid(dict.fromkeys(OWN, ONE), SCALES, Strength("absolute", 1.0)), PROMPTS, 5, seeds=(0, 11)
+    )
     by_cell = {}
     for row in samples.itertuples():
         cell = by_cell.setdefault((row.behaviour, row.method, row.variant, row.scale), {})
@@ -35,7 +40,7 @@ def test_all_cells_get_the_same_seeds():
 
 
 def test_splits_differ_in_luck():
-    grid = cells.cell_grid(OWN, SCALES, unit=1.0)
+    grid = cells.cell_grid(dict.fromkeys(OWN, ONE), SCALES, Strength("absolute", 1.0))
     validation, test, again, other = (
         set(cells.expand_samples(grid, PROMPTS, 5, seeds=seeds).seed) for seeds in ((0, 11), (0, 12), (0, 11), (1, 11))
     )
@@ -46,7 +51,9 @@ def test_splits_differ_in_luck():
 @pytest.mark.parametrize(("prompts", "samples"), [(PROMPTS, 0), (PROMPTS, -1), ([], 2)])
 def test_nothing_to_sample_is_refused(prompts, samples):
     with pytest.raises(ValueError, match=f"{samples} samples of {len(prompts)} prompts"):
-        cells.expand_samples(cells.cell_grid(OWN, SCALES, unit=1.0), prompts, samples, seeds=(0,))
+        cells.expand_samples(
+            cells.cell_grid(dict.fromkeys(OWN, ONE), SCALES, Strength("absolute", 1.0)), prompts, samples, seeds=(0,)
+        )
 
 
 class Counter:
@@ -92,7 +99,7 @@ def test_samples_are_those_of_plain_generation_with_the_prefix_in_front(tiny, tm
     sampling = SamplingParams(new_tokens=5, top_k=20, temperature=1.0, batch=4)
     vectors = {("love", "fgaa", "n1=1,n2=0"): torch.nn.functional.normalize(torch.ones(tiny.d_model), dim=0)}
     prefixes = {("love", "prompting", "draw=1"): tiny.encode(["we love the"], bos=False)[0]}
-    grid = cells.cell_grid(list(vectors), [0.5], unit=20.0, plain=prefixes)
+    grid = cells.cell_grid(vectors, [0.5], Strength("resid_std", 20.0), plain=prefixes)
     assert len(grid) == 3
     samples = cells.expand_samples(grid, ["the", "we love"], 2, seeds=(0, 1))
     made = cells.generate_samples(tiny, samples, vectors, 1, sampling, tmp_path, progress="t", prefixes=prefixes)
@@ -114,7 +121,9 @@ def test_equal_vectors_share_their_texts_and_are_generated_once(tiny, tmp_path, 
     monkeypatch.setattr(
         cells, "generate_all", lambda lm, rows, *a, **k: made.append(len(rows)) or generate(lm, rows, *a, **k)
     )
-    rows = cells.expand_samples(cells.cell_grid(list(vectors), [0.5], unit=20.0), ["the", "we"], 2, seeds=(0, 1))
+    rows = cells.expand_samples(
+        cells.cell_grid(vectors, [0.5], Strength("resid_std", 20.0)), ["the", "we"], 2, seeds=(0, 1)
+    )
     sampling = SamplingParams(new_tokens=4, top_k=20, temperature=1.0, batch=4)
     texts = cells.generate_samples(tiny, rows, vectors, 1, sampling, tmp_path, progress="t")
     by_cell = {name: part.text.tolist() for name, part in texts.groupby(["behaviour", "method", "variant"])}

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made_costs import BEHAVIOURS, NAMES, QUESTIONS, SCALES, made_cells, made_choices, made_costs
+from made_costs import BEHAVIOURS, NAMES, QUESTIONS, SCALES, VECTORS, made_cells, made_choices, made_costs
 
 from fgaa_utils.evaluation.costs import (
     agreement,
@@ -17,18 +17,19 @@ from fgaa_utils.evaluation.costs import (
     read_costs,
     save_costs,
 )
-from fgaa_utils.names import METHODS, PROMPTING, VectorName
+from fgaa_utils.evaluation.scales import Strength
+from fgaa_utils.names import PAPER_METHODS, PROMPTING, VectorName
 
 
 def test_cells_stand_in_the_order_of_measuring():
     cells = made_cells()
     assert cells.columns.tolist() == ["behaviour", "method", "variant", "scale", "coeff", "chosen"]
     assert cells.iloc[0].tolist() == ["shared", "unsteered", "", 0.0, 0.0, False]
-    first = cells.iloc[1:8]
-    assert first.method.tolist() == ["fgaa"] * 4 + ["random", "bias", "random_latent"]
-    assert first.scale.tolist() == [*SCALES, 0.1, 0.1, 0.1, 0.1]
-    assert first.chosen.tolist() == [False] * 3 + [True] * 4
-    assert cells.method.iloc[22:].tolist() == ["sae_ts"] * 12 + ["sae"] * 12 + ["caa"] * 12 + [PROMPTING] * 3
+    first = cells.iloc[1:9]
+    assert first.method.tolist() == ["fgaa"] * 4 + ["random", "bias", "random_latent", "random_ng"]
+    assert first.scale.tolist() == [*SCALES, 0.1, 0.1, 0.1, 0.1, 0.1]
+    assert first.chosen.tolist() == [False] * 3 + [True] * 5
+    assert cells.method.iloc[25:].tolist() == ["sae_ts"] * 12 + ["sae"] * 12 + ["caa"] * 12 + [PROMPTING] * 3
     assert cells[cells.method == PROMPTING].variant.tolist() == ["draw=2"] * 3
 
 
@@ -47,7 +48,9 @@ def test_controls_take_turns_in_the_order_of_their_numbers():
 
 def vectors():
     choices = made_choices()
-    own = [VectorName.parse(f"{b}.{m}.{choices[m][b]['variant']}".rstrip(".")) for b in BEHAVIOURS for m in METHODS]
+    own = [
+        VectorName.parse(f"{b}.{m}.{choices[m][b]['variant']}".rstrip(".")) for b in BEHAVIOURS for m in PAPER_METHODS
+    ]
     return {name: torch.full((4,), float(i + 1)) for i, name in enumerate([*own, *NAMES])}
 
 
@@ -65,6 +68,8 @@ def test_a_missing_vector_is_refused():
     del found[VectorName("love", "caa")]
     with pytest.raises(ValueError, match=r"no vector love\.caa"):
         cell_deltas(made_cells(), found)
+    with pytest.raises(ValueError, match=r"no vector love\.caa"):
+        cost_cells(made_choices(), list(BEHAVIOURS), found, SCALES, Strength("absolute", 1.0))
 
 
 def test_costs_come_back_as_ratios_and_accuracies(tmp_path):
@@ -113,7 +118,7 @@ def test_metrics_count_what_was_measured(tmp_path):
 
 def test_cells_of_scales_that_do_not_grow_are_refused():
     with pytest.raises(ValueError, match="must be positive and grow"):
-        cost_cells(made_choices(), list(BEHAVIOURS), NAMES, [0.2, 0.1], unit=1.0)
+        cost_cells(made_choices(), list(BEHAVIOURS), VECTORS, [0.2, 0.1], Strength("absolute", 1.0))
 
 
 def test_cells_are_counted(tmp_path):

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fgaa_utils.evaluation.scales import check_scales
+from fgaa_utils.evaluation.scales import Strength, check_scales
 from fgaa_utils.evaluation.scores import chosen_samples, for_target
 from fgaa_utils.judges.choose import judge_rows
 from fgaa_utils.judges.criteria import COHERENCE
@@ -30,18 +30,18 @@ VALIDATION, TEST = 11, 12
 
 
 def cell_grid(
-    names: list[Cell],
+    vectors: dict[Cell, Tensor],
     scales: list[float],
+    strength: Strength,
     *,
-    unit: float,
     plain: Iterable[Cell] = (),
 ) -> pd.DataFrame:
-    """One row per cell: behaviour, method, variant, scale (in the unit), coeff (absolute).
+    """One row per cell: behaviour, method, variant, scale (in the unit of `strength`), coeff (absolute norm).
 
-    `unit` is the absolute norm of scale 1. Unsteered text and the names of `plain` have one cell, at scale 0.
+    Unsteered text and the names of `plain` have one cell, at scale 0.
     """
     check_scales(scales)
-    rows = [(*name, scale, scale * unit) for name in names for scale in scales]
+    rows = [(*name, scale, strength.coeff(v, scale)) for name, v in vectors.items() for scale in scales]
     rows += [(*name, 0.0, 0.0) for name in (PLAIN, *plain)]
     return pd.DataFrame(rows, columns=["behaviour", "method", "variant", "scale", "coeff"])
 
@@ -214,7 +214,7 @@ def cosines_with_fgaa(vectors: dict[Cell, Tensor], choices: pd.DataFrame) -> dic
     return {
         m: {key: float(vectors[chosen[key, "fgaa"]] @ vectors[chosen[key, m]]) for key in keys}
         for m in METHODS
-        if m != "fgaa"
+        if m != "fgaa" and (keys[0], m) in chosen
     }
 
 

@@ -4,7 +4,6 @@ A cell is one vector at one scale, or a behaviour's examples before the text and
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from fgaa_utils.data.questions import Question, chance_level
-from fgaa_utils.evaluation.scales import check_scales
-from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, SHARED, UNSTEERED, VectorName, method_order
+from fgaa_utils.evaluation.scales import Strength, check_scales
+from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, SHARED, UNSTEERED, Cell, VectorName, method_order
 from fgaa_utils.shards import load_tensors, save_frame, save_tensors
 
 COLUMNS = ["behaviour", "method", "variant", "scale", "coeff", "chosen"]
@@ -25,26 +24,40 @@ MethodChoices = dict[str, dict[str, dict]]  # method -> behaviour -> {scale, coe
 
 
 def cost_cells(
-    choices: MethodChoices, behaviours: list[str], names: Iterable[VectorName], scales: list[float], *, unit: float
+    choices: MethodChoices,
+    behaviours: list[str],
+    vectors: dict[VectorName, Tensor],
+    scales: list[float],
+    strength: Strength,
 ) -> pd.DataFrame:
-    """One row a cell, in the order of measuring: COLUMNS, `coeff` in absolute norm, `unit` of it a scale of 1.
+    """One row a cell, in the order of measuring: COLUMNS, `coeff` in absolute norm.
 
     Unsteered text; each method's chosen variant at every scale of the grid and at its own; controls at FGAA's own, what
-    any vector costs that is as long; prompting last. Raises: ValueError for scales that check_scales refuses.
+    any vector costs there; prompting last. Raises: ValueError for scales that check_scales refuses, or a choice that has no
+    vector.
     """
     check_scales(scales)
-    controls = {c: sorted((n for n in names if n.method == c), key=lambda n: n.draw or 0) for c in CONTROLS}
+    by_cell = {name.cell: v for name, v in vectors.items()}
+    controls = {c: sorted((n for n in vectors if n.method == c), key=lambda n: n.draw or 0) for c in CONTROLS}
     rows = [(SHARED, UNSTEERED, "", 0.0, 0.0, False)]
-    for method in method_order(list(METHODS)):
+    for method in method_order([m for m in METHODS if m in choices]):
         for turn, behaviour in enumerate(behaviours):
             choice = choices[method][behaviour]
             own = (choice["scale"], _reported(choice), True)
-            rows += [(behaviour, method, choice["variant"], s, s * unit, False) for s in scales]
-            rows.append((behaviour, method, choice["variant"], *own))
+            name = (behaviour, method, choice["variant"])
+            rows += [(*name, s, strength.coeff(_vector(name, by_cell), s), False) for s in scales]
+            rows.append((*name, *own))
             if method == "fgaa":
-                rows += [(*vectors[turn % len(vectors)].cell, *own) for vectors in controls.values() if vectors]
+                turns = [drawn[turn % len(drawn)] for drawn in controls.values() if drawn]
+                rows += [(*c.cell, own[0], strength.coeff(vectors[c], own[0]), True) for c in turns]
     rows += [(b, PROMPTING, choices[PROMPTING][b]["variant"], 0.0, 0.0, True) for b in behaviours]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"scale": float, "coeff": float})
+
+
+def _vector(name: Cell, by_cell: dict[Cell, Tensor]) -> Tensor:
+    if name not in by_cell:
+        raise ValueError(f"there is no vector {'.'.join(name)}; run `dvc repro vectors samples`")
+    return by_cell[name]
 
 
 def _reported(choice: dict) -> float:
@@ -61,10 +74,7 @@ def cell_deltas(cells: pd.DataFrame, vectors: dict[VectorName, Tensor]) -> Tenso
     by_cell[SHARED, UNSTEERED, ""] = torch.zeros_like(next(iter(vectors.values())))
     deltas = []
     for cell in cells[cells.method != PROMPTING].itertuples():
-        name = (cell.behaviour, cell.method, cell.variant)
-        if name not in by_cell:
-            raise ValueError(f"there is no vector {'.'.join(name)}; run `dvc repro vectors samples`")
-        deltas.append(cell.coeff * by_cell[name])
+        deltas.append(cell.coeff * _vector((cell.behaviour, cell.method, cell.variant), by_cell))
     return torch.stack(deltas)
 
 

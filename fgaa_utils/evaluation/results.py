@@ -27,7 +27,7 @@ class Results:
     """
 
     names: dict[str, str]  # behaviours by key
-    unit: float  # absolute norm of scale 1
+    unit: str  # of scales, see names.SCALE_UNITS
     model: str
     validation: pd.DataFrame
     test: pd.DataFrame

@@ -66,13 +66,13 @@ def chosen_samples(samples: pd.DataFrame, choice: pd.Series) -> pd.DataFrame:
 class Choices:
     """What validation chose, data/samples/choices.json; whatever is made from it carries model, SAE and layer.
 
-    behaviours: {key: name}. unit: absolute norm of scale 1. choices[method][behaviour]: {scale, coeff, variant}.
+    behaviours: {key: name}. unit: of scales, see names.SCALE_UNITS. choices[method][behaviour]: {scale, coeff, variant}.
     prefixes[behaviour]: token ids of the chosen order of examples, for prompting.
     """
 
     behaviours: dict[str, str]
     resid_std: float
-    unit: float
+    unit: str
     model: str
     sae: str
     layer: int
@@ -197,10 +197,10 @@ def off_target(side: pd.DataFrame, method: str, behaviours: list[str]) -> pd.Dat
     return pd.DataFrame(means - base, index=behaviours, columns=behaviours)
 
 
-def counts_sentence(samples: dict[str, pd.DataFrame], judge: str, unit: float) -> str:
-    """How many samples and distinct texts each part has, who scored them, and the absolute norm of scale 1."""
+def counts_sentence(samples: dict[str, pd.DataFrame], judge: str) -> str:
+    """How many samples and distinct texts each part has, and who scored them."""
     parts = [f"{len(s):,} {name} samples ({s.text.nunique():,} distinct texts)" for name, s in samples.items()]
-    return f"{', '.join(parts)}, scored by the judge `{judge}`. Scale 1 is a vector of norm {unit:.0f}."
+    return f"{', '.join(parts)}, scored by the judge `{judge}`."
 
 
 def side_effect(matrix: pd.DataFrame) -> dict[str, float]:
