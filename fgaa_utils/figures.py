@@ -15,6 +15,9 @@ from fgaa_utils.project import REPORTS
 _BLIND = "#9a9a9a"  # what knows no behaviour
 # One colour a method on every page: Okabe and Ito's, which colour-blind readers tell apart.
 COLOURS = {
+    "ng": "#d55e00",
+    "ng_fgaa": "#56b4e9",
+    "ng_caa": "#882255",
     "fgaa": "#0072b2",
     "sae_ts": "#e69f00",
     "sae": "#009e73",

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
-from fgaa_utils.names import FITS
+from fgaa_utils.names import FITS, GRADIENT
 from fgaa_utils.project import ROOT, STAGES, unknown
 
 SHARED = ("base", "recipe", "design")  # in the order in which a notebook's parameter is looked up
@@ -91,10 +91,11 @@ class Recipe(Section):
     target_norm: Norm
     fit: Annotated[str, AfterValidator(_effect_map)]
     bias_weight: NotNegative
+    natural_ridge: NotNegative
 
 
 class Design(Section):
-    scale_unit: Literal["resid_std", "absolute"]
+    scale_unit: Literal["nats", "resid_std", "absolute"]
     scales: Growing
     validation_prompts: Texts
     test_prompts: Texts
@@ -154,8 +155,23 @@ class Effects(Section):
     adam_batch: Count
 
 
+class Gradients(Section):
+    openers: Annotated[list[str], Field(min_length=1)]
+    new_tokens: Count
+    top_k: Count
+    temperature: Positive
+    batch: Count
+    rollouts: Count
+    parts: Annotated[int, Field(ge=2)]
+    segments: Count
+    check_vectors: Count
+    check_nats: Growing
+    check_rollouts: Count
+
+
 class Vectors(Section):
     n1: Counts
+    natural_n1: Counts
     n2_grid: Annotated[list[Natural], AfterValidator(_distinct)]
     ranks: Counts
     controls: Count
@@ -201,6 +217,8 @@ class Row(TypedDict, total=False):
     target_norm: Norm
     bias_weight: NotNegative
     fit: Text
+    fisher: bool
+    natural_ridge: NotNegative
     n1: Count
     n2: Natural
     draw: Natural
@@ -222,6 +240,7 @@ class Params(Section):
     sae: Sae
     features: Features
     effects: Effects
+    gradients: Gradients
     vectors: Vectors
     judge: Judge
     evaluation: Evaluation
@@ -245,10 +264,10 @@ def _between_sections(params: dict[str, dict[str, Any]]) -> list[str]:
 def _row_errors(row: dict[str, Any], params: dict[str, dict[str, Any]]) -> list[str]:
     recipe, effects, errors = params["recipe"], params["effects"], []
     fit, count = row.get("fit", recipe["fit"]), row.get("effect_vectors")
-    if fit not in (*FITS, DECODER, recipe["fit"]):
-        errors.append(f"the fit must be one of {', '.join((*FITS, DECODER))}, or recipe.fit")
-    if fit == DECODER and row.get("bias_weight", recipe["bias_weight"]):
-        errors.append(f"fit: {DECODER} has no bias; add bias_weight: 0.0")
+    if fit not in (*FITS, GRADIENT, DECODER, recipe["fit"]):
+        errors.append(f"the fit must be one of {', '.join((*FITS, GRADIENT, DECODER))}, or recipe.fit")
+    if fit in (GRADIENT, DECODER) and row.get("bias_weight", recipe["bias_weight"]):
+        errors.append(f"fit: {fit} has no bias; add bias_weight: 0.0")
     sizes = [n * effects["chunk_size"] for n in range(2, effects["chunks"] + 1)]
     if count is not None and (fit not in FITS or count not in sizes):
         errors.append(f"effect_vectors must be one of {sizes}, with a fit among {', '.join(FITS)}")

@@ -24,6 +24,7 @@ STAGES: dict[str, str | None] = {
     "sae": "sae",
     "features": "02_features",
     "effects": "effects",
+    "gradients": "gradients",
     "vectors": "03_vectors",
     "judge": "judge",
     "samples": "samples",

@@ -8,9 +8,12 @@ import torch
 
 from fgaa_utils.method.approximator import EffectMap
 from fgaa_utils.method.features import LatentStats, TextMeans, save_features
+from fgaa_utils.method.gradient_map import GradientMap
 from fgaa_utils.method.recipe import (
     Ingredients,
     Recipe,
+    Tries,
+    contrast,
     decoder_map,
     fgaa_recipes,
     filtered_difference,
@@ -20,7 +23,7 @@ from fgaa_utils.method.recipe import (
     steering_vector,
     steering_vectors,
 )
-from fgaa_utils.names import SHARED, VectorName
+from fgaa_utils.names import GRADIENT, SHARED, VectorName
 
 D_SAE, D_MODEL = 6, 4
 FGAA = Recipe(
@@ -60,6 +63,21 @@ def ingredients():
         W_dec=W_DEC,
         effect_map=lambda fit, count: maps[fit, count],
         seed=0,
+        gradients=made_gradients(),
+    )
+
+
+def made_gradients():
+    generator = torch.Generator().manual_seed(1)
+    root = torch.randn(D_MODEL, 9, generator=generator)
+    spread = torch.randn(D_MODEL, 9, generator=generator)
+    return GradientMap(
+        torch.randn(D_MODEL, D_SAE, generator=generator),
+        torch.randn(D_MODEL, D_MODEL, generator=generator),
+        root @ root.T,
+        spread @ spread.T,
+        8,
+        {},
     )
 
 
@@ -169,30 +187,112 @@ def test_controls_come_from_one_generator_in_turn(ingredients):
 def test_the_main_run_has_every_method_of_every_behaviour_and_the_controls(ingredients):
     both = {"love": ingredients.latents[True]["love"], "anger": ingredients.latents[True]["love"]}
     resid = {"love": ingredients.resid[True]["love"], "anger": ingredients.resid[True]["love"]}
-    for_two = replace(ingredients, latents={True: both}, resid={True: resid})
-    made = recipes(replace(FGAA, n1=None), ["love", "anger"], n1=[1, 2], ranks=[1, 2], controls=2)
-    assert [str(name) for name in made][:8] == [
-        "love.caa",
+    for_two = replace(ingredients, latents={True: both, False: both}, resid={True: resid, False: resid})
+    made = recipes(replace(FGAA, n1=None), ["love", "anger"], Tries([1, 2], [1, 2], [1, 2], 2))
+    assert [str(name) for name in made][:21] == [
+        "love.caa.bos=1,white=0",
+        "love.caa.bos=1,white=1",
+        "love.caa.bos=0,white=0",
+        "love.caa.bos=0,white=1",
+        "love.ng_caa.bos=1,white=0",
+        "love.ng_caa.bos=1,white=1",
+        "love.ng_caa.bos=0,white=0",
+        "love.ng_caa.bos=0,white=1",
         "love.sae.rank=1",
         "love.sae_ts.rank=1",
         "love.sae.rank=2",
         "love.sae_ts.rank=2",
         "love.fgaa.n1=1,n2=0",
         "love.fgaa.n1=2,n2=0",
-        "anger.caa",
+        "love.ng_fgaa.n1=1,n2=0",
+        "love.ng_fgaa.n1=2,n2=0",
+        "love.ng.n1=1,n2=0",
+        "love.ng.n1=2,n2=0",
+        "love.ng.white=1",
+        "love.ng.n1=1,n2=0,white=1",
+        "anger.caa.bos=1,white=0",
     ]
-    assert [str(name) for name in made][14:] == [
+    assert [str(name) for name in made][40:] == [
         "shared.bias",
         "shared.random.draw=1",
         "shared.random_latent.draw=1",
+        "shared.random_ng.draw=1",
         "shared.random.draw=2",
         "shared.random_latent.draw=2",
+        "shared.random_ng.draw=2",
     ]
     for name, recipe in made.items():
         assert recipe.method == name.method
         assert float(steering_vector(recipe, name.behaviour, for_two).norm()) == pytest.approx(1, abs=1e-5)
     one, ts = (VectorName("love", "fgaa", n1=1, n2=0), VectorName("love", "sae_ts", rank=1))
     torch.testing.assert_close(steering_vector(made[one], "love", for_two), steering_vector(made[ts], "love", for_two))
+
+
+NATURAL = replace(FGAA, fit=GRADIENT, fisher=True, bias_weight=0.0)
+
+
+def solved(gradient, ridge=0.1):
+    """By numpy's inverse, and of unit norm."""
+    F = made_gradients().F.double().numpy()
+    v = np.linalg.inv(F + ridge * np.diag(F).mean() * np.eye(D_MODEL)) @ np.asarray(gradient, dtype=float)
+    return v / np.sqrt((v**2).sum())
+
+
+def test_natural_gradient_fgaa_is_the_inverse_fisher_times_the_gradient_of_the_target(ingredients):
+    G = made_gradients().G.numpy()
+    wanted = G @ [0, 0, 2, 1.5, 0, 0]
+    made = steering_vector(replace(NATURAL, method="ng_fgaa", n1=2), "love", ingredients)
+    assert made.numpy() == pytest.approx(solved(wanted), abs=1e-5)
+    as_a_fit = steering_vector(replace(NATURAL, n1=2), "love", ingredients)  # a row of the ablations
+    assert as_a_fit.numpy() == pytest.approx(made.numpy(), abs=1e-5)
+    plain = steering_vector(replace(NATURAL, n1=2, fisher=False), "love", ingredients)
+    assert plain.numpy() == pytest.approx(wanted / np.sqrt((wanted**2).sum()), abs=1e-5)
+    stronger = steering_vector(replace(NATURAL, n1=2, natural_ridge=3.0), "love", ingredients)
+    assert stronger.numpy() == pytest.approx(solved(wanted, 3.0), abs=1e-5)
+
+
+def test_the_published_map_can_be_whitened(ingredients):
+    M = ingredients.effect_map("adam", None).M.numpy()
+    made = steering_vector(replace(FGAA, fisher=True, bias_weight=0.0), "love", ingredients)
+    assert made.numpy() == pytest.approx(solved(M[:, 2]), abs=1e-5)
+
+
+def test_natural_gradient_caa_raises_the_contrast_of_streams(ingredients):
+    recipe = replace(NATURAL, method="ng_caa", n1=None, include_bos=False, white=False)
+    positive, negative = (side.numpy() for side in ingredients.resid[False]["love"])
+    difference = positive.mean(0) - negative.mean(0)
+    made = steering_vector(recipe, "love", ingredients)
+    assert made.numpy() == pytest.approx(solved(made_gradients().G_resid.numpy() @ difference), abs=1e-5)
+    C = made_gradients().covariance.double().numpy()
+    white = np.linalg.inv(C + 0.1 * np.diag(C).mean() * np.eye(D_MODEL)) @ difference
+    assert contrast(replace(recipe, white=True), "love", ingredients).numpy() == pytest.approx(white, rel=1e-3)
+    caa = steering_vector(replace(FGAA, method="caa", include_bos=False, white=True), "love", ingredients)
+    assert caa.numpy() == pytest.approx(white / np.sqrt((white**2).sum()), abs=1e-4)
+
+
+def test_the_sum_of_two_rewards_weighs_them_by_their_gain_at_equal_kl(ingredients):
+    F = made_gradients().F.double().numpy()
+    parts = [
+        steering_vector(replace(NATURAL, method="ng", n1=n1, white=white), "love", ingredients).double().numpy()
+        for n1, white in ((2, None), (None, True), (2, True))
+    ]
+    latents, residual = (v / np.sqrt(v @ F @ v) for v in parts[:2])
+    both = latents + residual
+    assert parts[2] == pytest.approx(both / np.sqrt((both**2).sum()), abs=1e-5)
+    assert latents @ F @ parts[2] == pytest.approx(residual @ F @ parts[2], rel=1e-4)  # it leans to neither
+    with pytest.raises(ValueError, match="has neither n1 nor white; it needs a reward"):
+        steering_vector(replace(NATURAL, method="ng", n1=None), "love", ingredients)
+
+
+def test_without_gradients_there_is_no_natural_gradient(ingredients):
+    without = replace(ingredients, gradients=None)
+    for recipe in (
+        replace(NATURAL, method="ng_fgaa"),
+        replace(FGAA, fisher=True),
+        replace(FGAA, method="caa", white=True),
+    ):
+        with pytest.raises(ValueError, match="needs gradients; give the ingredients some"):
+            steering_vector(recipe, "love", without)
 
 
 def test_a_name_promises_no_more_latents_than_the_filters_leave(ingredients):
@@ -231,6 +331,7 @@ def test_what_cannot_be_made_is_refused(ingredients, changes, message):
         ({"thta": 0.1}, "unknown entry of a recipe: 'thta'; did you mean 'theta'"),
         ({"fit": "rigde"}, "unknown fit 'rigde'; did you mean 'ridge'"),
         ({"fit": "decoder"}, r"fit: decoder, which has no bias; add bias_weight: 0\.0"),
+        ({"fit": "gradient"}, r"fit: gradient, which has no bias; add bias_weight: 0\.0"),
         ({"target_norm": "l3"}, "unknown target_norm 'l3'"),
         ({"fit": "decoder", "bias_weight": 0.0, "effect_vectors": 4}, "effect_vectors with fit 'decoder'"),
         ({"method": "fgga"}, "unknown method 'fgga'; did you mean 'fgaa'"),

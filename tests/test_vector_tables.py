@@ -3,7 +3,7 @@ import torch
 
 from fgaa_utils.method import vector_tables as tables
 from fgaa_utils.method.approximator import EffectMap
-from fgaa_utils.method.recipe import Ingredients, Recipe, only
+from fgaa_utils.method.recipe import Ingredients, Recipe, Tries, only
 from fgaa_utils.names import VectorName
 
 NAMES = {"love": "Love", "anger": "Anger"}
@@ -15,15 +15,20 @@ COMPARED = {
 
 
 def test_typical_vectors_are_those_of_the_middle_n1_and_the_first_rank():
-    names = [VectorName("love", "caa"), *(VectorName("love", "fgaa", n1=n, n2=0) for n in (1, 2, 4))]
+    names = [VectorName("love", m, bos=False, white=white) for m in ("caa", "ng_caa") for white in (False, True)]
+    names += [VectorName("love", m, n1=n, n2=0) for m in ("fgaa", "ng_fgaa") for n in (1, 2, 4)]
+    names += [VectorName("love", "ng", n1=2, n2=0), VectorName("love", "ng", n1=2, n2=0, white=True)]
     names += [VectorName("love", method, rank=rank) for method in ("sae", "sae_ts") for rank in (1, 2)]
     vectors = {name: torch.tensor([float(i)]) for i, name in enumerate(names)}
-    found = tables.typical(vectors, ["love"], n1=[1, 2, 4], n2=0, ranks=[1, 2])["love"]
+    found = tables.typical(vectors, ["love"], Tries([1, 2, 4], [1, 2, 4], [1, 2], 1), 0)["love"]
     assert {method: names[int(v)].variant for method, v in found.items()} == {
-        "caa": "",
+        "caa": "bos=0,white=0",
         "sae": "rank=1",
         "sae_ts": "rank=1",
         "fgaa": "n1=2,n2=0",
+        "ng_caa": "bos=0,white=1",
+        "ng_fgaa": "n1=2,n2=0",
+        "ng": "n1=2,n2=0,white=1",
     }
 
 

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -6,7 +5,6 @@ from fgaa_utils.method.approximator import EffectMap
 from fgaa_utils.method.features import target
 from fgaa_utils.method.vectors import (
     bias_direction,
-    caa,
     fgaa,
     load_vectors,
     sae_row,
@@ -60,15 +58,6 @@ def test_l1_and_l2_give_the_same_vector(effect_map, v_filtered):
     made = [fgaa(effect_map, target(v_filtered, 3, 1, norm=norm), bias_weight=1.0) for norm in ("l1", "l2", "none")]
     torch.testing.assert_close(made[0], made[1])
     torch.testing.assert_close(made[0], made[2])
-
-
-def test_caa_by_loops():
-    generator = np.random.default_rng(0)
-    positive, negative = generator.random((3, D)), generator.random((4, D))
-    difference = np.array([sum(row[i] for row in positive) / 3 - sum(row[i] for row in negative) / 4 for i in range(D)])
-    assert caa(torch.tensor(positive), torch.tensor(negative)).tolist() == pytest.approx(
-        (difference / np.sqrt((difference**2).sum())).tolist()
-    )
 
 
 def test_decoder_row_and_bias_direction_have_unit_norm(effect_map):

@@ -120,7 +120,7 @@ def stages() -> dict:
         ("import fgaa_utils.data.fetch", ["data/fetch.py", "names.py"]),
         ("import numpy, json\nfrom pathlib import Path", []),
         (
-            "from fgaa_utils.method.vectors import caa",
+            "from fgaa_utils.method.vectors import fgaa",
             ["data/read.py", "method/__init__.py", "method/vectors.py", "names.py", "shards.py"],
         ),
     ],

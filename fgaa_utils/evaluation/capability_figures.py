@@ -17,18 +17,14 @@ from fgaa_utils.evaluation.capability_tables import (
 from fgaa_utils.evaluation.costs import Costs
 from fgaa_utils.evaluation.costs_figures import RATIO
 from fgaa_utils.figures import COLOURS
-from fgaa_utils.names import LABELS, UNSTEERED
+from fgaa_utils.names import LABELS, UNSTEERED, scale_label
 
 CAPTIONS = {  # what each figure shows, by the name under which it is saved
     "figure_4": "Perplexity as a multiple of the unsteered model's, against scale. Lines are geometric means over behaviours, with 95 % bands over behaviours. Triangles mark each method's median chosen scale.",
     "figure_5": "Accuracy against scale, on the same questions for every vector. Lines are means over behaviours, with 95 % bands over behaviours. Dashed: the unsteered model. Dotted: chance. Triangles mark each method's median chosen scale.",
 }
 TASKS = {"arc_easy": "ARC-Easy", "sciq": "SciQ", "basic_skills": "basic skills", "mmlu": "MMLU"}
-UNITS = {
-    "resid_std": "scale (in spreads of the residual stream, logarithmic)",
-    "absolute": "scale (absolute norm, logarithmic)",
-}
-MARKERS = ["o", "X", "s", "D"]  # of the methods in the order of tables
+MARKERS = ["P", "v", "X", "o", "s", "^", "D"]  # of the methods in the order of tables
 
 
 def perplexity_by_scale(costs: Costs, unit: str, *, seed: int) -> sns.FacetGrid:
@@ -155,7 +151,7 @@ def _scale_axis(grid: sns.FacetGrid, costs: Costs, unit: str) -> None:
     handles["median\nchosen scale"] = ax.plot([], [], "^", color="0.4", ms=6)[0]
     handles |= dict(zip(*reversed(axes[0].get_legend_handles_labels())))
     grid.add_legend(handles, label_order=list(handles), title="")
-    grid.figure.supxlabel(UNITS[unit], y=0.02, fontsize=axes[0].xaxis.label.get_size())
+    grid.figure.supxlabel(scale_label(unit), y=0.02, fontsize=axes[0].xaxis.label.get_size())
 
 
 def _spaced_labels(scales: list[float]) -> list[str]:

@@ -152,7 +152,7 @@ def prices(costs: Costs, bcs: dict, *, draws: int, seed: int) -> dict[str, dict]
     The ratio has the median over behaviours too. Controls are a few vectors, not one a behaviour, so they have no interval.
     """
     found = {}
-    for m in method_order([*METHODS, PROMPTING, *(c for c in CONTROLS if len(costs.chosen(c)))]):
+    for m in method_order([m for m in (*METHODS, PROMPTING, *CONTROLS) if len(costs.chosen(m))]):
         at = costs.chosen(m)
         nats = crossed_interval(np.log(costs.ratio[at]), np.median, draws=draws, seed=seed)
         change = crossed_interval(costs.right[at] - costs.right[0], draws=draws, seed=seed)

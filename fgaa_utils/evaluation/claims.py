@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fgaa_utils.evaluation.results import Results
 from fgaa_utils.judges.labels import method_scores
-from fgaa_utils.names import LABELS, METHODS
+from fgaa_utils.names import LABELS, PAPER_METHODS
 from fgaa_utils.stats import interval, paired_difference
 
 
@@ -78,7 +78,7 @@ def claims_table(claims: list[Claim]) -> pd.DataFrame:
 
 
 def _rivals(ours: str) -> list[str]:
-    return [m for m in METHODS if m != ours]
+    return [m for m in PAPER_METHODS if m != ours]
 
 
 def score_claims(results: Results, *, margin: float) -> list[Claim]:
@@ -96,7 +96,7 @@ def score_claims(results: Results, *, margin: float) -> list[Claim]:
         ),
         best_on_most(
             "FGAA is the best method on most behaviours, alone or level",
-            {m: results.draws[m] for m in METHODS},
+            {m: results.draws[m] for m in PAPER_METHODS},
             "fgaa",
             "Scores on test prompts",
         ),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from fgaa_utils.evaluation.results import Results
 from fgaa_utils.figures import COLOURS, colour_bar
-from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, UNSTEERED
+from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, UNSTEERED, scale_label
 
 CAPTIONS = {  # what each figure shows, by the name under which it is saved
     "averages": "Average BCS on test prompts of every method, with 95 % intervals over behaviours; grey methods know no behaviour, and prompting steers nothing.",
@@ -22,18 +22,15 @@ CAPTIONS = {  # what each figure shows, by the name under which it is saved
     "figure_A4": "The best validation BCS over scales for numbers of positive (n1) and negative (n2) latents, for two behaviours and on average.",
 }
 DASHES = {
+    "ng": "-",
+    "ng_fgaa": (0, (6, 1)),
+    "ng_caa": (0, (2, 1)),
     "fgaa": "-",
     "sae_ts": (0, (5, 1.5)),
     "sae": (0, (3, 1, 1, 1)),
     "caa": (0, (1, 1)),
 }  # equal curves stay visible
-MARKS = {"fgaa": "o", "sae_ts": "s", "sae": "^", "caa": "D"}
-
-
-def scale_label(unit: str) -> str:
-    """The axis of scales, with its unit (`resid_std` or `absolute`)."""
-    units = {"resid_std": "spreads of the residual stream", "absolute": "absolute norm"}
-    return f"scale ({units[unit]}, logarithmic)"
+MARKS = {"ng": "P", "ng_fgaa": "v", "ng_caa": "X", "fgaa": "o", "sae_ts": "s", "sae": "^", "caa": "D"}
 
 
 def averages(results: Results) -> sns.FacetGrid:

@@ -16,7 +16,7 @@ from fgaa_utils.evaluation.scores import (
 )
 from fgaa_utils.figures import escape_markdown, listed, with_interval
 from fgaa_utils.judges.labels import rank_correlations
-from fgaa_utils.names import LABELS, METHODS, PROMPTING, UNSTEERED, method_order, variant_values
+from fgaa_utils.names import LABELS, METHODS, PAPER_METHODS, PROMPTING, UNSTEERED, method_order, variant_values
 from fgaa_utils.stats import (
     detectable_difference,
     paired_comparisons,
@@ -41,9 +41,12 @@ def scores_table(results: Results) -> pd.DataFrame:
 
 
 def choices_table(results: Results) -> pd.DataFrame:
-    """The chosen scale and variant of every behaviour and method."""
+    """The chosen scale, its absolute norm and the variant of every behaviour and method."""
     shown = results.choices.assign(
-        cell=[f"{c.scale:g}" + (f" ({c.variant})" if c.variant else "") for c in results.choices.itertuples()]
+        cell=[
+            (f"{c.scale:g}, norm {c.coeff:.0f}" if c.scale else "") + (f" ({c.variant})" if c.variant else "")
+            for c in results.choices.itertuples()
+        ]
     )
     table = shown.pivot(index="target", columns="method", values="cell").loc[results.keys]
     table = table[[m for m in results.methods if m != UNSTEERED]]
@@ -68,29 +71,31 @@ def ends_sentence(results: Results) -> str:
 
 
 def norms_table(results: Results) -> pd.DataFrame:
-    """The absolute norm of every scale."""
-    norms = {f"{s:g}": f"{s * results.unit:.0f}" for s in results.scales}
-    return pd.DataFrame({"absolute norm": norms}).T.rename_axis("scale")
+    """The absolute norm of every scale, by method: the median over behaviours' chosen variants."""
+    steered = results.test[results.test.method.isin(results.steering)]
+    norms = steered.groupby(["method", "scale"]).coeff.median().unstack()
+    shown = norms.loc[results.steering].map("{:.0f}".format).rename(index=LABELS)
+    return shown.set_axis([f"{s:g}" for s in norms], axis=1).rename_axis(index="norm at the scale", columns=None)
 
 
-def against_others(results: Results) -> dict[str, dict[str, float]]:
-    """{method: {value, lo, hi, p, wins, n, detectable}}: FGAA minus each other method, paired over behaviours."""
-    ours = results.scores("fgaa")
-    others = {m: results.scores(m) for m in results.methods if m != "fgaa"}
+def against_others(results: Results, method: str = "fgaa") -> dict[str, dict[str, float]]:
+    """{other: {value, lo, hi, p, wins, n, detectable}}: the method minus each other one, paired over behaviours."""
+    ours = results.scores(method)
+    others = {m: results.scores(m) for m in results.methods if m != method}
     paired = paired_comparisons(ours, others)
     for m, other in others.items():
         paired[m]["detectable"] = round(detectable_difference(ours, other, comparisons=len(others)), 4)
     return paired
 
 
-def against_table(paired: dict[str, dict[str, float]]) -> pd.DataFrame:
+def against_table(paired: dict[str, dict[str, float]], method: str = "fgaa") -> pd.DataFrame:
     """The differences of against_others, as a reader wants them."""
     rows = {
         LABELS[m]: {
-            "FGAA minus it": f"{p['value']:+.3f}",
+            f"{LABELS[method]} minus it": f"{p['value']:+.3f}",
             "95 % interval": f"{p['lo']:+.3f} to {p['hi']:+.3f}",
             "p (Holm)": f"{p['p']:.3f}",
-            "FGAA higher on": f"{p['wins']} of {p['n']}",
+            f"{LABELS[method]} higher on": f"{p['wins']} of {p['n']}",
             "detectable difference": f"{p['detectable']:.3f}",
         }
         for m, p in paired.items()
@@ -137,7 +142,7 @@ def missed_differences(paired: dict[str, dict[str, float]], paper: dict) -> list
     gaps = {
         (name, m): t["average"]["fgaa"] - t["average"][m]
         for name, t in paper["table_1"].items()
-        for m in METHODS
+        for m in PAPER_METHODS
         if m != "fgaa"
     }
     return [f"{LABELS[m]} in {name} ({gap:.2f})" for (name, m), gap in gaps.items() if gap < paired[m]["detectable"]]
@@ -145,8 +150,8 @@ def missed_differences(paired: dict[str, dict[str, float]], paper: dict) -> list
 
 def peaks(results: Results) -> dict[str, int]:
     """{"inside", "highest"}: behaviours where FGAA's curve peaks inside the grid of scales, and where its peak is the
-    highest of the steering methods', alone or level."""
-    best = best_over_scales(results.curve[results.curve.method.isin(METHODS)])
+    highest of the paper's methods', alone or level."""
+    best = best_over_scales(results.curve[results.curve.method.isin(PAPER_METHODS)])
     at = {
         key: part.sort_values("value").scale.iloc[-1]
         for key, part in results.curve[results.curve.method == "fgaa"].groupby("target")
@@ -154,7 +159,9 @@ def peaks(results: Results) -> dict[str, int]:
     low, high = results.scales[0], results.scales[-1]
     return {
         "inside": sum(low < at[key] < high for key in results.keys),
-        "highest": sum(best["fgaa"][k]["value"] >= max(best[m][k]["value"] for m in METHODS) for k in results.keys),
+        "highest": sum(
+            best["fgaa"][k]["value"] >= max(best[m][k]["value"] for m in PAPER_METHODS) for k in results.keys
+        ),
     }
 
 
@@ -259,6 +266,7 @@ def beside_the_paper(results: Results, paper: dict) -> pd.DataFrame:
         }
         for name, t in paper["table_1"].items()
         for m in results.steering
+        if m in PAPER_METHODS
     }
     ours = {
         f"{results.model.split(':')[0]}, {LABELS[m]}": {

@@ -6,20 +6,22 @@ Scores are average BCS over behaviours; differences are FGAA's less another's, p
 import pandas as pd
 
 from fgaa_utils.figures import listed, with_interval
-from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, method_order
+from fgaa_utils.names import CONTROLS, LABELS, METHODS, PAPER_METHODS, PROMPTING, method_order
 
 LEVEL = 0.05  # of a corrected p below which a difference is decided
 OURS = "fgaa"
+NG = "ng"
 
 
 def verdict(evaluation: dict, judge: dict | None, capability: dict) -> list[str]:
-    """Four sentences of Markdown: steering methods by the judge, by the labels, prompting, the price.
+    """Sentences of Markdown: the paper's methods by the judge, by the labels, natural gradient, prompting, the price.
 
     evaluation, judge, capability: the metrics of these stages; judge None for a run whose texts nobody labelled.
     """
     return [
         steering_sentence(evaluation),
         labels_sentence(judge),
+        *natural_sentences(evaluation),
         prompting_sentence(evaluation, judge),
         price_sentence(capability),
     ]
@@ -45,6 +47,22 @@ def labels_sentence(judge: dict | None) -> str:
         f"**By the labels: {lower(headline(scores, paired))}.** On {scores[OURS]['n']} texts a method, labelled by two "
         f"language models, {standing(scores, paired)}; {favour(judge['judge_bias']['behaviour'])}."
     )
+
+
+def natural_sentences(evaluation: dict) -> list[str]:
+    """The same texts by natural gradient against each other method; nothing of a run that had none."""
+    if NG not in evaluation["bcs"]:
+        return []
+    paired, score = evaluation["paired_natural"], evaluation["bcs"][NG]["average"]
+    above, level, below = (
+        listed(LABELS[m] for m in PAPER_METHODS if test(paired[m]))
+        for test in (wins, lambda entry: not decided(entry), loses)
+    )
+    others = listed(compared(paired[m], LABELS[m]) for m in ("fgaa", "caa", PROMPTING) if m in paired)
+    return [
+        f"**By natural gradient the same texts steer above {above}, below {below}, level with {level}.** The vector that "
+        f"raises the same rewards most at equal KL (NG) scores {with_interval(score)}: {others}."
+    ]
 
 
 def prompting_sentence(evaluation: dict, judge: dict | None) -> str:
@@ -112,12 +130,12 @@ def favour(bias: dict[str, dict]) -> str:
 
 
 def averages(evaluation: dict) -> dict[str, dict]:
-    """{steering method: its average BCS with interval}."""
+    """{method of the paper: its average BCS with interval}."""
     return steering({method: table["average"] for method, table in evaluation["bcs"].items()})
 
 
 def steering(scores: dict[str, dict]) -> dict[str, dict]:
-    return {method: scores[method] for method in method_order(list(scores)) if method in METHODS}
+    return {method: scores[method] for method in method_order(list(scores)) if method in PAPER_METHODS}
 
 
 def compared(entry: dict, other: str) -> str:

@@ -4,7 +4,7 @@ Every vector of every method and control, of every stage, is `steering_vector(re
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,9 @@ from fgaa_utils.method.features import (
     means_name,
     target,
 )
-from fgaa_utils.method.vectors import bias_direction, caa, fgaa, sae_row, sae_ts, unit
-from fgaa_utils.names import CONTROLS, FITS, METHODS, SHARED, VectorName
+from fgaa_utils.method.gradient_map import GradientMap
+from fgaa_utils.method.vectors import bias_direction, fgaa, sae_row, sae_ts, unit
+from fgaa_utils.names import CONTROLS, FITS, GRADIENT, METHODS, NATURAL, SHARED, VectorName
 from fgaa_utils.project import unknown
 
 DECODER = "decoder"  # a fit: no effect map, a latent's direction is its decoder row
@@ -38,7 +39,10 @@ class Recipe:
     n1, n2: positive and negative latents of FGAA's target. rank: place of the latent of SAE and SAE-TS in the filtered
     difference, 1 is the highest. examples: contrastive texts of each side, drawn at random, those of a smaller number
     among those of a larger; None: all. draw: which random vector or latent (from 1), or which random order of the
-    texts. effect_vectors: how many vectors the effect map was fitted on; None: all.
+    texts. effect_vectors: how many vectors the effect map was fitted on; None: all. fisher: whether the map is multiplied by
+    the inverse of the Fisher information, damped by natural_ridge (of its mean diagonal); with fit: gradient that is the natural
+    gradient. white: whether the contrast of residual streams is whitened by the covariance of texts' means (CAA and the
+    methods by natural gradient); None where the reward of the latter has no contrast.
 
     Raises: ValueError for a method or norm that does not exist, or for entries that do not go together.
     """
@@ -57,13 +61,16 @@ class Recipe:
     draw: int = 0
     examples: int | None = None
     effect_vectors: int | None = None
+    fisher: bool = False
+    natural_ridge: float = 0.1
+    white: bool | None = None
 
     def __post_init__(self):
         if self.method not in METHODS + CONTROLS:
             raise unknown("method", self.method, [*METHODS, *CONTROLS])
         check_norm(self.target_norm)
-        if self.fit == DECODER and self.bias_weight:
-            raise ValueError(f"a recipe has fit: {DECODER}, which has no bias; add bias_weight: 0.0 to it")
+        if self.fit in (DECODER, GRADIENT) and self.bias_weight:
+            raise ValueError(f"a recipe has fit: {self.fit}, which has no bias; add bias_weight: 0.0 to it")
         if self.effect_vectors and self.fit not in FITS:
             raise ValueError(
                 f"a recipe has effect_vectors with fit {self.fit!r}; only {', '.join(FITS)} are fitted here"
@@ -77,8 +84,9 @@ class Recipe:
         for name in changes:
             if name not in vars(self):
                 raise unknown("entry of a recipe:", name, list(vars(self)))
-        if changes.get("fit", self.fit) not in (*FITS, DECODER, self.fit):
-            raise unknown("fit", changes["fit"], [*FITS, DECODER])
+        fits = [*FITS, GRADIENT, DECODER]
+        if changes.get("fit", self.fit) not in (*fits, self.fit):
+            raise unknown("fit", changes["fit"], fits)
         return replace(self, **changes)
 
 
@@ -89,6 +97,7 @@ class Ingredients:
     latents[include_bos][behaviour] are the mean latents of the texts of X+ and of X-, each (texts, d_sae); resid
     likewise the token means of the residual stream, (texts, d_model); density and bos_latents (bool) are (d_sae,),
     W_dec (d_sae, d_model). effect_map(fit, effect_vectors) gives the map of a recipe; None where no recipe needs one.
+    gradients: what the methods by natural gradient, the Fisher information and whitened contrasts need.
     """
 
     latents: dict[bool, Sides]
@@ -98,12 +107,20 @@ class Ingredients:
     W_dec: Tensor
     effect_map: EffectMaps | None
     seed: int
+    gradients: GradientMap | None = None
+    solved: dict[tuple, EffectMap] = field(default_factory=dict)  # maps times F^-1, each made once
 
 
 def read_ingredients(
-    features: Path, W_dec: Tensor, effect_map: EffectMaps | None, *, identity: dict, seed: int
+    features: Path,
+    W_dec: Tensor,
+    effect_map: EffectMaps | None,
+    *,
+    identity: dict,
+    seed: int,
+    gradients: GradientMap | None = None,
 ) -> Ingredients:
-    """The ingredients that the features stage left in the file `features`.
+    """The ingredients that the features stage left in the file `features`, beside those given.
 
     Raises: ValueError if it was made with another model, SAE or layer than `identity` says.
     """
@@ -116,7 +133,7 @@ def read_ingredients(
         }
         for what in ("latents", "resid")
     )
-    return Ingredients(latents, resid, tensors["density"], tensors["bos_latents"], W_dec, effect_map, seed)
+    return Ingredients(latents, resid, tensors["density"], tensors["bos_latents"], W_dec, effect_map, seed, gradients)
 
 
 def only(effect_map: EffectMap, fit: str) -> EffectMaps:
@@ -150,16 +167,14 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
     than the rank of SAE or SAE-TS.
     """
     if recipe.method == "caa":
-        sides = ingredients.resid[recipe.include_bos][behaviour]
-        return caa(*_examples(recipe, sides, ingredients.seed))
+        return unit(contrast(recipe, behaviour, ingredients))
     if recipe.method in CONTROLS:
         return _control(recipe, ingredients)
+    if recipe.method in NATURAL:
+        return _natural(recipe, behaviour, ingredients)
     v = filtered_difference(recipe, behaviour, ingredients)
     if recipe.method == "fgaa":
-        if recipe.n1 is None:
-            raise ValueError(f"n1 is None for {behaviour}; a recipe of FGAA says how many positive latents it takes")
-        wanted = target(v, recipe.n1, recipe.n2 or 0, norm=recipe.target_norm)
-        return fgaa(_effect_map(recipe, ingredients), wanted, bias_weight=recipe.bias_weight)
+        return fgaa(_effect_map(recipe, ingredients), _target(recipe, v, behaviour), bias_weight=recipe.bias_weight)
     assert recipe.rank is not None, "a recipe of SAE or SAE-TS has its rank"
     _check_left(v, behaviour, "rank", recipe.rank)
     latent = int(v.argsort(descending=True)[recipe.rank - 1])
@@ -168,13 +183,62 @@ def steering_vector(recipe: Recipe, behaviour: str, ingredients: Ingredients) ->
     return sae_ts(_effect_map(recipe, ingredients), latent, bias_weight=recipe.bias_weight)
 
 
+def contrast(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor:
+    """Mean residual stream over X+ less that over X- (CAA, arXiv 2312.06681), (d_model,), in the stream's own units.
+
+    Whitened, if the recipe says so, by the covariance of unsteered texts' means: the direction that tells the sides apart
+    best where both vary alike (Fisher's linear discriminant).
+    """
+    sides = _examples(recipe, ingredients.resid[recipe.include_bos][behaviour], ingredients.seed)
+    difference = sides[0].mean(dim=0) - sides[1].mean(dim=0)
+    if not recipe.white:
+        return difference
+    covariance = _gradients(recipe, ingredients).covariance.double()
+    damped = covariance + recipe.natural_ridge * covariance.diagonal().mean() * torch.eye(len(covariance))
+    return torch.linalg.solve(damped, difference.double()).float()
+
+
+def _natural(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor:
+    """(F + natural_ridge mean(diag F) I)^-1 g, where g is the gradient of the recipe's reward: FGAA's target of latents if it has
+    n1, the contrast of mean residual streams if it says whether that is whitened, or the sum of both, each in units of
+    its own largest gain at equal KL."""
+    gradients = _gradients(recipe, ingredients)
+    slopes = []
+    if recipe.n1 is not None:
+        v = filtered_difference(recipe, behaviour, ingredients)
+        slopes.append(gradients.G @ _target(recipe, v, behaviour))
+    if recipe.white is not None:
+        slopes.append(gradients.G_resid @ contrast(recipe, behaviour, ingredients))
+    if not slopes:
+        raise ValueError(f"a recipe of {recipe.method} has neither n1 nor white; it needs a reward")
+    solved = [gradients.natural(slope, recipe.natural_ridge) for slope in slopes]
+    if len(solved) == 1:
+        return unit(solved[0])
+    return unit(sum(v / (v @ gradients.F @ v).sqrt() for v in solved))
+
+
+def _target(recipe: Recipe, v: Tensor, behaviour: str) -> Tensor:
+    """FGAA's target (d_sae,) of a filtered difference v (Eq. 4)."""
+    if recipe.n1 is None:
+        raise ValueError(f"n1 is None for {behaviour}; a recipe of FGAA says how many positive latents it takes")
+    return target(v, recipe.n1, recipe.n2 or 0, norm=recipe.target_norm)
+
+
+def _gradients(recipe: Recipe, ingredients: Ingredients) -> GradientMap:
+    if ingredients.gradients is None:
+        raise ValueError(
+            f"{recipe.method} (fit {recipe.fit}, white {recipe.white}) needs gradients; give the ingredients some"
+        )
+    return ingredients.gradients
+
+
 def steering_vectors(recipes: dict[VectorName, Recipe], ingredients: Ingredients) -> dict[VectorName, Tensor]:
     """The vector of every recipe, for the behaviour that its name says.
 
     Raises: ValueError if the filters leave fewer positive latents than n1: names would promise what targets do not hold.
     """
     for name, recipe in recipes.items():
-        if recipe.method == "fgaa":
+        if recipe.n1 is not None:
             v = filtered_difference(recipe, name.behaviour, ingredients)
             _check_left(v, name.behaviour, "n1", recipe.n1)
     return {name: steering_vector(recipe, name.behaviour, ingredients) for name, recipe in recipes.items()}
@@ -197,8 +261,23 @@ def _check_left(v: Tensor, behaviour: str, name: str, count: int | None) -> None
 
 
 def _effect_map(recipe: Recipe, ingredients: Ingredients) -> EffectMap:
+    """The map of a recipe, times the inverse of the Fisher information if it says so."""
+    if not recipe.fisher:
+        return _fitted(recipe, ingredients)
+    key = recipe.fit, recipe.effect_vectors, recipe.natural_ridge
+    if key not in ingredients.solved:
+        fitted = _fitted(recipe, ingredients)
+        M = _gradients(recipe, ingredients).natural(fitted.M, recipe.natural_ridge)
+        ingredients.solved[key] = EffectMap(M, fitted.b, {})
+    return ingredients.solved[key]
+
+
+def _fitted(recipe: Recipe, ingredients: Ingredients) -> EffectMap:
     if recipe.fit == DECODER:
         return decoder_map(ingredients.W_dec)
+    if recipe.fit == GRADIENT:
+        G = _gradients(recipe, ingredients).G
+        return EffectMap(G, torch.zeros(G.shape[1]), {})
     if ingredients.effect_map is None:
         raise ValueError(f"{recipe.method} needs an effect map; give the ingredients one")
     return ingredients.effect_map(recipe.fit, recipe.effect_vectors)
@@ -229,30 +308,65 @@ def _control(recipe: Recipe, ingredients: Ingredients) -> Tensor:
     return sae_ts(effect_map, int(alive[place]), bias_weight=recipe.bias_weight)
 
 
-def recipes(
-    default: Recipe, behaviours: list[str], *, n1: list[int], ranks: list[int], controls: int
-) -> dict[VectorName, Recipe]:
-    """The recipes of the main run: every method of every behaviour, then `controls` random directions and random
-    latents, and the bias direction, which belong to no behaviour."""
+@dataclass(frozen=True)
+class Tries:
+    """What each method chooses among on validation, as many for every method.
+
+    n1 of FGAA, natural_n1 of NG-FGAA, ranks of SAE and SAE-TS; CAA and NG-CAA have BOS in the means or not, whitened or
+    not. NG has two targets of latents, the whitened contrast, and their sum. controls: draws of each random control.
+    """
+
+    n1: list[int]
+    natural_n1: list[int]
+    ranks: list[int]
+    controls: int
+
+
+def recipes(default: Recipe, behaviours: list[str], tries: Tries) -> dict[VectorName, Recipe]:
+    """The recipes of the main run: every method of every behaviour, then the controls, which belong to no behaviour."""
     made = {}
+    natural = replace(default, fit=GRADIENT, fisher=True, bias_weight=0.0)
     for b in behaviours:
-        made[VectorName(b, "caa")] = replace(default, method="caa")
-        for rank in ranks:
+        made |= _contrasts(default, "caa", b) | _contrasts(natural, "ng_caa", b)
+        for rank in tries.ranks:
             for method in ("sae", "sae_ts"):
                 made[VectorName(b, method, rank=rank)] = replace(default, method=method, rank=rank)
-        made |= fgaa_recipes(default, [b], n1=n1, n2=[default.n2 or 0])
+        made |= fgaa_recipes(default, [b], n1=tries.n1, n2=[default.n2 or 0])
+        made |= fgaa_recipes(replace(natural, method="ng_fgaa"), [b], n1=tries.natural_n1, n2=[default.n2 or 0])
+        made |= _either(replace(natural, method="ng", include_bos=False), b, tries.natural_n1)
     made[VectorName(SHARED, "bias")] = replace(default, method="bias")
-    for draw in range(1, controls + 1):
-        for method in ("random", "random_latent"):
-            made[VectorName(SHARED, method, draw=draw)] = replace(default, method=method, draw=draw)
+    for draw in range(1, tries.controls + 1):
+        for method, like in (("random", default), ("random_latent", default), ("random_ng", natural)):
+            made[VectorName(SHARED, method, draw=draw)] = replace(like, method=method, draw=draw)
+    return made
+
+
+def _contrasts(default: Recipe, method: str, behaviour: str) -> dict[VectorName, Recipe]:
+    """With BOS in the means and without, whitened and not."""
+    return {
+        VectorName(behaviour, method, bos=bos, white=white): replace(
+            default, method=method, include_bos=bos, white=white
+        )
+        for bos in (True, False)
+        for white in (False, True)
+    }
+
+
+def _either(natural: Recipe, behaviour: str, n1: list[int]) -> dict[VectorName, Recipe]:
+    """NG: the middle two targets of latents, the whitened contrast, and the sum of the first and the last."""
+    n2 = natural.n2 or 0
+    middle = n1[(len(n1) - 1) // 2 :][:2]
+    made = {VectorName(behaviour, "ng", n1=n, n2=n2): replace(natural, n1=n) for n in middle}
+    made[VectorName(behaviour, "ng", white=True)] = replace(natural, white=True)
+    made[VectorName(behaviour, "ng", n1=middle[0], n2=n2, white=True)] = replace(natural, n1=middle[0], white=True)
     return made
 
 
 def fgaa_recipes(default: Recipe, behaviours: list[str], *, n1: list[int], n2: list[int]) -> dict[VectorName, Recipe]:
-    """The recipes of FGAA with every pair of n1 and n2, for every behaviour."""
+    """The recipes of FGAA, or of the method of `default`, with every pair of n1 and n2, for every behaviour."""
     pairs = [(positives, negatives) for positives in n1 for negatives in n2]
     return {
-        VectorName(b, "fgaa", n1=positives, n2=negatives): replace(default, method="fgaa", n1=positives, n2=negatives)
+        VectorName(b, default.method, n1=positives, n2=negatives): replace(default, n1=positives, n2=negatives)
         for b in behaviours
         for positives, negatives in pairs
     }

@@ -9,25 +9,26 @@ from torch import Tensor
 
 from fgaa_utils.figures import listed
 from fgaa_utils.method.approximator import EffectMap
-from fgaa_utils.method.recipe import Ingredients, Recipe, steering_vector
+from fgaa_utils.method.recipe import Ingredients, Recipe, Tries, steering_vector
 from fgaa_utils.names import LABELS, METHODS, VectorName, method_order
 
 ByMethod = dict[str, dict[str, Tensor]]  # behaviour: method: vector
 AVERAGE = "average"
 
 
-def typical(
-    vectors: dict[VectorName, Tensor], behaviours: list[str], *, n1: list[int], n2: int, ranks: list[int]
-) -> ByMethod:
-    """One vector of every method for each behaviour: FGAA's with the middle n1, SAE's and SAE-TS's with the first
-    rank."""
-    middle = n1[len(n1) // 2]
+def typical(vectors: dict[VectorName, Tensor], behaviours: list[str], tries: Tries, n2: int) -> ByMethod:
+    """One vector of every method for each behaviour: FGAA's with the middle n1, SAE's and SAE-TS's with the first rank,
+    CAA's of means without BOS, by natural gradient whitened, and NG's last, the sum of both rewards."""
+    middle, natural = (counts[len(counts) // 2] for counts in (tries.n1, tries.natural_n1))
     return {
         b: {
-            "caa": vectors[VectorName(b, "caa")],
-            "sae": vectors[VectorName(b, "sae", rank=ranks[0])],
-            "sae_ts": vectors[VectorName(b, "sae_ts", rank=ranks[0])],
+            "caa": vectors[VectorName(b, "caa", bos=False, white=False)],
+            "sae": vectors[VectorName(b, "sae", rank=tries.ranks[0])],
+            "sae_ts": vectors[VectorName(b, "sae_ts", rank=tries.ranks[0])],
             "fgaa": vectors[VectorName(b, "fgaa", n1=middle, n2=n2)],
+            "ng_caa": vectors[VectorName(b, "ng_caa", bos=False, white=True)],
+            "ng_fgaa": vectors[VectorName(b, "ng_fgaa", n1=natural, n2=n2)],
+            "ng": [v for name, v in vectors.items() if (name.behaviour, name.method) == (b, "ng")][-1],
         }
         for b in behaviours
     }
@@ -36,8 +37,10 @@ def typical(
 def fgaa_cosines(vectors: ByMethod) -> pd.DataFrame:
     """Cosine of FGAA's vector with every other method's: rows are behaviours, columns methods, all vectors of unit
     norm."""
-    others = [m for m in METHODS if m != "fgaa"]
-    rows = {b: {m: float(made["fgaa"] @ made[m]) for m in others} for b, made in vectors.items()}
+    rows = {
+        b: {m: float(made["fgaa"] @ made[m]) for m in METHODS if m in made and m != "fgaa"}
+        for b, made in vectors.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("behaviour")
 
 
@@ -72,7 +75,7 @@ def predicted_effects(
     targets = torch.stack([wanted[b].clamp(min=0) for b in vectors])
     shown = [names[b] for b in vectors]
     matrices = {}
-    for method in method_order(list(METHODS)):
+    for method in method_order(list(next(iter(vectors.values())))):
         effects = torch.stack([made[method] for made in vectors.values()]) @ effect_map.M
         cosines = torch.nn.functional.cosine_similarity(effects[:, None], targets[None], dim=2)
         matrices[method] = pd.DataFrame(cosines.numpy(), index=shown, columns=shown)

@@ -1,6 +1,6 @@
 """The equations of the methods' steering vectors, all of unit norm (paper, section 3 and Eq. 5), and their files.
 
-CAA, SAE, SAE-TS, FGAA and the bias direction; `recipe` puts them together.
+SAE, SAE-TS, FGAA and the bias direction; `recipe` puts them together and has CAA.
 """
 
 from pathlib import Path
@@ -23,11 +23,6 @@ def unit(v: Tensor) -> Tensor:
     if not norm.isfinite() or norm == 0:
         raise ValueError(f"a steering vector has norm {float(norm)}; it cannot be scaled to unit norm")
     return v / norm
-
-
-def caa(positive: Tensor, negative: Tensor) -> Tensor:
-    """Mean residual stream over X+ minus over X- (arXiv 2312.06681); both (texts, d_model), tokens averaged."""
-    return unit(positive.mean(dim=0) - negative.mean(dim=0))
 
 
 def sae_row(W_dec: Tensor, latent: int) -> Tensor:

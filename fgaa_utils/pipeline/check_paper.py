@@ -26,7 +26,7 @@ from fgaa_utils.method.features import contrastive_difference, latent_stats, tex
 from fgaa_utils.method.recipe import Ingredients, Recipe, only, steering_vector
 from fgaa_utils.method.vector_tables import fgaa_cosines
 from fgaa_utils.model.lm import LanguageModel, load_model
-from fgaa_utils.names import METHODS
+from fgaa_utils.names import PAPER_METHODS
 from fgaa_utils.params import load_params
 from fgaa_utils.pipeline.settings import overlay, read_setting
 from fgaa_utils.project import DATA, unknown
@@ -70,7 +70,7 @@ def cosine_table(
 ) -> pd.DataFrame:
     """Cosine of FGAA's vector at the paper's n1 with the other methods', the average of `best_n1`'s behaviours
     (columns `ours`, `paper`; rows are methods)."""
-    wanted = {b: {m: replace(recipe, method=m, n1=n1, rank=1) for m in METHODS} for b, n1 in best_n1.items()}
+    wanted = {b: {m: replace(recipe, method=m, n1=n1, rank=1) for m in PAPER_METHODS} for b, n1 in best_n1.items()}
     vectors = {b: {m: steering_vector(r, b, ingredients) for m, r in row.items()} for b, row in wanted.items()}
     return pd.DataFrame({"ours": fgaa_cosines(vectors).mean(), "paper": printed}).round(4)
 
