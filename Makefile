@@ -36,10 +36,11 @@ quick: .venv/.ready ## run every stage at small sizes in .settings/quick/, touch
 
 BEFORE_sae := data
 BEFORE_effects := features
+BEFORE_gradients := data
 BEFORE_ablation_samples := samples
 BEFORE_ablations := ablation_samples
-again: .venv/.ready ## run a frozen stage again, resuming from its shards: STAGE=sae, effects, ablation_samples or ablations
-	@test -n "$(BEFORE_$(STAGE))" || { echo "error: STAGE is '$(STAGE)'; it must be sae, effects, ablation_samples or ablations"; exit 1; }
+again: .venv/.ready ## run a frozen stage again, resuming from its shards: STAGE=sae, effects, gradients, ablation_samples or ablations
+	@test -n "$(BEFORE_$(STAGE))" || { echo "error: STAGE is '$(STAGE)'; it must be sae, effects, gradients, ablation_samples or ablations"; exit 1; }
 	$(BIN)/dvc repro $(BEFORE_$(STAGE))
 	$(BIN)/python -m fgaa_utils.pipeline.run $(STAGE)
 	$(BIN)/dvc commit --force $(STAGE)

@@ -21,6 +21,7 @@ from fgaa_utils.evaluation.ablations import (
     run_cells,
     untested_cells,
 )
+from fgaa_utils.evaluation.scales import Strength
 from fgaa_utils.method.approximator import EffectMap
 from fgaa_utils.method.recipe import Ingredients, Recipe, steering_vector
 from fgaa_utils.method.vectors import save_vectors, twins
@@ -81,7 +82,7 @@ def test_a_misspelt_row_gets_the_nearest(ingredients):
 
 
 def test_the_recipe_in_the_plan_is_what_rows_can_change():
-    assert set(vars(DEFAULT)) - set(changeable(DEFAULT)) == {"method", "rank"}
+    assert set(vars(DEFAULT)) - set(changeable(DEFAULT)) == {"method", "rank", "white"}
     assert changeable(DEFAULT)["theta"] == 0.5 and changeable(DEFAULT)["n1"] is None
 
 
@@ -147,7 +148,7 @@ def test_only_the_texts_of_new_vectors_are_made_wherever_they_stand(tiny, tmp_pa
 
     def run(*numbers):
         named = {("love", "ablation", f"row {place}"): vectors[i] for place, i in enumerate(numbers)}
-        grid = ev.cell_grid(list(named), [5.0, 10.0], unit=1.0)
+        grid = ev.cell_grid(named, [5.0, 10.0], Strength("absolute", 1.0))
         cells = grid[grid.method != "unsteered"]
         frame = run_cells(bench, cells, named, ev.Split("x", ["we", "the cat"], 2, 1))
         return frame, [frame[frame.variant == f"row {place}"].text.tolist() for place in range(len(numbers))]

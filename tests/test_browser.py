@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, SHARED, UNSTEERED
+from fgaa_utils.names import CONTROLS, LABELS, PROMPTING, SHARED, UNSTEERED, method_order
 from fgaa_utils.pipeline import browser
 
 BEHAVIOURS = {
@@ -405,9 +405,9 @@ def count(tab, wanted: str) -> None:
 class TestSamplesInChromium:
     def test_shows_the_chosen_test_cells_of_a_behaviour_first(self, opened):
         tab = opened("samples.html")
-        count(tab, "270 texts in 9 cells")
+        count(tab, f"{30 * len(LABELS)} texts in {len(LABELS)} cells")
         shown = tab.locator("#summary tbody a").all_inner_texts()
-        assert shown == [LABELS[m] for m in (*reversed(METHODS), PROMPTING, *CONTROLS, UNSTEERED)]
+        assert shown == [LABELS[m] for m in method_order(list(LABELS))]
         assert tab.locator(".card").count() == 30
 
     def test_the_table_gives_every_bcs_of_the_metrics(self, opened, small):
@@ -450,7 +450,7 @@ class TestSamplesInChromium:
         tab.get_by_label("Variant").select_option("=rank=2")
         count(tab, "12 texts in 1 cell")
         tab.get_by_role("button", name="Reset filters").click()
-        count(tab, "270 texts in 9 cells")
+        count(tab, f"{30 * len(LABELS)} texts in {len(LABELS)} cells")
         assert "#" not in tab.url.rstrip("#")
 
     def test_minimum_scores_and_order(self, opened):
@@ -492,7 +492,7 @@ class TestSamplesInChromium:
         assert again.inner_text("#status") == tab.inner_text("#status")
 
     def test_an_address_that_names_nothing_shows_the_defaults(self, opened):
-        count(opened("samples.html#behaviour=envy&method=%3Cb%3E&scale=x"), "270 texts in 9 cells")
+        count(opened("samples.html#behaviour=envy&method=%3Cb%3E&scale=x"), f"{30 * len(LABELS)} texts in {len(LABELS)} cells")
 
     def test_steered_and_unsteered_text_stand_side_by_side(self, opened, small):
         test = pd.read_parquet(small.data / "samples" / "test.parquet")
@@ -522,7 +522,7 @@ class TestSamplesInChromium:
         tab.keyboard.press("Enter")
         count(tab, "30 texts in 1 cell")
         tab.go_back()
-        count(tab, "270 texts in 9 cells")
+        count(tab, f"{30 * len(LABELS)} texts in {len(LABELS)} cells")
         tab.locator("#more").focus()
         tab.keyboard.press("Enter")
         assert tab.locator(".card").count() == 60

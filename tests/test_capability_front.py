@@ -6,7 +6,7 @@ from made_costs import BEHAVIOURS, made_bcs, made_costs
 
 from fgaa_utils.evaluation import capability_front as front
 from fgaa_utils.evaluation.capability_tables import prices
-from fgaa_utils.names import CONTROLS, UNSTEERED
+from fgaa_utils.names import CONTROLS, PAPER_METHODS, PROMPTING, UNSTEERED
 
 HEIGHTS = {
     "fgaa": 0.5,
@@ -47,7 +47,7 @@ def test_of_equal_costs_the_higher_score_is_on_the_front_and_equal_points_are_on
 
 def test_points_are_those_of_the_chosen_cells(measured):
     costs, _, points, _ = measured
-    assert len(points) == 5 * len(BEHAVIOURS) and set(points.method) == set(front.PAYING)
+    assert len(points) == 5 * len(BEHAVIOURS) and set(points.method) == {*PAPER_METHODS, PROMPTING}
     love = points[(points.method == "fgaa") & (points.behaviour == "love")].iloc[0]
     assert love.perplexity_ratio == pytest.approx(2.718281828**0.8, rel=1e-4)
     assert love.accuracy_change == -0.25 and love.BCS == 0.5

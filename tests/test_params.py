@@ -63,7 +63,7 @@ def test_no_key_of_the_shipped_params_stands_twice():
             "adm",
             "one of reduced_rank, ridge, adam, repository:file, or the path of a file that is there",
         ),
-        ("design__scale_unit", "std", "one of resid_std, absolute"),
+        ("design__scale_unit", "std", "one of nats, resid_std, absolute"),
         ("design__scales", [1, 3, 2], "in growing order, without repeats"),
         ("design__test_prompts", ["I", "I"], "without repeats"),
         ("design__test_samples", 0, "at least 1"),
@@ -150,7 +150,7 @@ def test_values_that_do_not_go_together():
 @pytest.mark.parametrize(
     ("row", "error"),
     [
-        ({"fit": "adm"}, "the fit must be one of reduced_rank, ridge, adam, decoder, or recipe.fit"),
+        ({"fit": "adm"}, "the fit must be one of reduced_rank, ridge, adam, gradient, decoder, or recipe.fit"),
         ({"fit": "decoder"}, "fit: decoder has no bias; add bias_weight: 0.0"),
         ({"effect_vectors": 5}, "effect_vectors must be one of [14336, 21504"),
         ({"effect_vectors": 14336, "fit": "decoder", "bias_weight": 0}, "with a fit among reduced_rank, ridge, adam"),
@@ -173,7 +173,7 @@ def test_a_file_without_sections_or_their_keys_is_refused(tmp_path, text):
 def test_rows_change_fields_of_a_recipe():
     from fgaa_utils.method.recipe import Recipe
 
-    fields = set(Recipe.__dataclass_fields__) - {"method", "rank"}
+    fields = set(Recipe.__dataclass_fields__) - {"method", "rank", "white"}
     assert set(Row.__annotations__) == fields
 
 
