@@ -97,6 +97,7 @@ class Recipe(Section):
 class Design(Section):
     scale_unit: Literal["nats", "resid_std", "absolute"]
     scales: Growing
+    smoothing: Share
     validation_prompts: Texts
     test_prompts: Texts
     prompting_tokens: Count

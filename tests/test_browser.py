@@ -492,7 +492,10 @@ class TestSamplesInChromium:
         assert again.inner_text("#status") == tab.inner_text("#status")
 
     def test_an_address_that_names_nothing_shows_the_defaults(self, opened):
-        count(opened("samples.html#behaviour=envy&method=%3Cb%3E&scale=x"), f"{30 * len(LABELS)} texts in {len(LABELS)} cells")
+        count(
+            opened("samples.html#behaviour=envy&method=%3Cb%3E&scale=x"),
+            f"{30 * len(LABELS)} texts in {len(LABELS)} cells",
+        )
 
     def test_steered_and_unsteered_text_stand_side_by_side(self, opened, small):
         test = pd.read_parquet(small.data / "samples" / "test.parquet")

@@ -17,7 +17,7 @@ from fgaa_utils.project import ROOT, STAGES
 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 PIPELINE = DVC["stages"]
-FROZEN = {"sae", "effects", "ablation_samples", "ablations"}
+FROZEN = {"sae", "effects", "gradients", "ablation_samples", "ablations"}
 # Left by frozen stages and not in git, so not in dvc.yaml: it would ask a fresh clone for them.
 UNLISTED = {"reports/ablation_samples.ipynb", "reports/figures/sae"}
 PARAMS = load_params()

@@ -20,6 +20,7 @@ from fgaa_utils.evaluation.scores import (
     read_choices,
     scale_curves,
     side_effect,
+    smoothed,
 )
 from fgaa_utils.stats import interval
 
@@ -187,6 +188,25 @@ def test_the_cells_that_were_chosen_for_any_behaviour_are_run_again():
     )
     names = [*OWN, *SHARED]
     assert chosen_cells(names, choices) == [("love", "fgaa", "n1=2,n2=0"), ("shared", "random", "draw=2")]
+
+
+def test_choices_are_smoothed_over_neighbouring_scales():
+    scores = pd.DataFrame(
+        [
+            ("love", "caa", v, s, b)
+            for v, row in (("bos=0", (0.1, 0.9, 0.0)), ("bos=1", (0.6, 0.7, 0.6)))
+            for s, b in zip((1.0, 2.0, 4.0), row)
+        ],
+        columns=["target", "method", "variant", "scale", "BCS"],
+    ).sample(frac=1, random_state=0)
+    found = smoothed(scores, 0.5)
+    by_hand = {("bos=0", 1.0): (0.1 + 0.45) / 1.5, ("bos=0", 2.0): (0.9 + 0.05) / 2, ("bos=1", 4.0): (0.6 + 0.35) / 1.5}
+    for (variant, scale), value in by_hand.items():
+        row = scores[(scores.variant == variant) & (scores.scale == scale)].index[0]
+        assert found[row] == pytest.approx(value)
+    assert choose_cells(scores).iloc[0].variant == "bos=0"
+    assert choose_cells(scores, smoothing=0.5).iloc[0].variant == "bos=1"
+    assert "smooth" not in choose_cells(scores)
 
 
 def test_samples_and_distinct_texts_are_counted():

@@ -56,7 +56,10 @@ def test_the_tables_of_scores_and_choices_say_what_the_results_hold(results):
     assert scores.loc["Love", "FGAA"] == f"{entry['value']:.3f} [{entry['lo']:.3f}, {entry['hi']:.3f}]"
     assert list(scores.index) == ["Anger", "Love", "average"]
     choice = results.choice("fgaa", "anger")
-    assert tables.choices_table(results).loc["Anger", "FGAA"] == f"{choice.scale:g}, norm {choice.coeff:.0f} ({choice.variant})"
+    assert (
+        tables.choices_table(results).loc["Anger", "FGAA"]
+        == f"{choice.scale:g}, norm {choice.coeff:.0f} ({choice.variant})"
+    )
     assert "unsteered" not in tables.choices_table(results)
     assert (
         tables.averages_table(results)

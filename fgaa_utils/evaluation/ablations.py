@@ -16,6 +16,7 @@ from torch import Tensor
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.evaluation import cells as ev
 from fgaa_utils.evaluation.ablation_plan import ABLATION, DEFAULT
+from fgaa_utils.evaluation.scores import smoothed
 from fgaa_utils.method.approximator import (
     EffectMap,
     Moments,
@@ -232,10 +233,11 @@ def _generate(
             save_frame(files[name], part[["text"]])
 
 
-def best_scales(scores: pd.DataFrame) -> dict[Cell, tuple[float, float]]:
-    """{name: (scale, coeff)}: the scale of the highest BCS of each vector, of equal ones the smallest; scores as of
-    cell_scores."""
-    ranked = scores.sort_values(["BCS", "scale"], ascending=[False, True], kind="stable")
+def best_scales(scores: pd.DataFrame, *, smoothing: float = 0.0) -> dict[Cell, tuple[float, float]]:
+    """{name: (scale, coeff)}: the scale of the highest BCS of each vector, smoothed as in choose_cells, of equal ones the
+    smallest; scores as of cell_scores."""
+    ranked = scores.assign(smooth=smoothed(scores, smoothing))
+    ranked = ranked.sort_values(["smooth", "scale"], ascending=[False, True], kind="stable")
     best = ranked.drop_duplicates(["target", "method", "variant"])
     return {(c.target, c.method, c.variant): (c.scale, c.coeff) for c in best.itertuples()}
 

@@ -41,7 +41,7 @@ class Results:
         """Those of data/samples/. Raises: ValueError if the samples and the choices are of different runs."""
         about = read_choices(folder / "choices.json")
         validation, test = (pd.read_parquet(folder / f"{split}.parquet") for split in ("validation", "test"))
-        choices = choose_cells(cell_scores(validation, about.keys))
+        choices = choose_cells(cell_scores(validation, about.keys), smoothing=about.smoothing)
         if choices_by_method(choices) != about.choices:
             raise ValueError(
                 f"choices.json of {folder} is of other samples than lie beside it; run `dvc repro samples`"

@@ -40,13 +40,24 @@ def cell_scores(samples: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
     return means.assign(BCS=means.B * means.C).reset_index()
 
 
-def choose_cells(scores: pd.DataFrame) -> pd.DataFrame:
-    """The cell of the highest BCS for each target and method; ties go to the smaller scale, then variant."""
+def smoothed(scores: pd.DataFrame, weight: float) -> pd.Series:
+    """BCS of every cell averaged with that of the same vector at the next smaller and the next larger scale, each of them
+    with `weight` beside 1: a lucky cell among unlucky neighbours is not the best one."""
+    ordered = scores.sort_values("scale", kind="stable")
+    groups = ordered.groupby(["target", "method", "variant"], sort=False).BCS
+    neighbours = pd.concat([groups.shift(1), groups.shift(-1)], axis=1)
+    total = ordered.BCS + weight * neighbours.sum(axis=1)
+    return (total / (1 + weight * neighbours.notna().sum(axis=1))).loc[scores.index]
+
+
+def choose_cells(scores: pd.DataFrame, *, smoothing: float = 0.0) -> pd.DataFrame:
+    """The cell of the highest BCS for each target and method, smoothed over scales (see smoothed); ties go to the smaller
+    scale, then variant."""
     number = scores.variant.map(lambda variant: tuple(variant_values(variant).values()))
-    ranked = scores.assign(number=number).sort_values(
-        ["BCS", "scale", "number"], ascending=[False, True, True], kind="stable"
+    ranked = scores.assign(number=number, smooth=smoothed(scores, smoothing)).sort_values(
+        ["smooth", "scale", "number"], ascending=[False, True, True], kind="stable"
     )
-    ranked = ranked.drop(columns="number")
+    ranked = ranked.drop(columns=["number", "smooth"])
     return ranked.drop_duplicates(["target", "method"]).sort_values(["target", "method"]).reset_index(drop=True)
 
 
@@ -67,7 +78,7 @@ class Choices:
     """What validation chose, data/samples/choices.json; whatever is made from it carries model, SAE and layer.
 
     behaviours: {key: name}. unit: of scales, see names.SCALE_UNITS. choices[method][behaviour]: {scale, coeff, variant}.
-    prefixes[behaviour]: token ids of the chosen order of examples, for prompting.
+    prefixes[behaviour]: token ids of the chosen order of examples, for prompting. smoothing: of choose_cells.
     """
 
     behaviours: dict[str, str]
@@ -78,6 +89,7 @@ class Choices:
     layer: int
     choices: dict[str, dict[str, dict]]
     prefixes: dict[str, list[int]]
+    smoothing: float = 0.0
 
     @property
     def keys(self) -> list[str]:

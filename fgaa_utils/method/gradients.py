@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -287,7 +288,12 @@ def gradient_shards(
     size = rollouts // parts
     for part in tqdm(store.missing(), desc="gradients", unit="part", mininterval=15):
         rows = rollout_rows(ids, lm.d_model, size, (seed, GRADIENTS, part))
-        made = {"layer": layer, "sampling": sampling, "segments": segments, "batch_tokens": batch_tokens}
+        made: dict[str, Any] = {
+            "layer": layer,
+            "sampling": sampling,
+            "segments": segments,
+            "batch_tokens": batch_tokens,
+        }
         store.write(part, _part(lm, sae, rows, folder / "rollouts", len(openers), **made))
     return store
 
@@ -308,7 +314,7 @@ def _part(
     tokens = torch.empty(len(rows), sampling.new_tokens, dtype=torch.int32)
     total = None
     in_parts = Halving(max(1, batch_tokens // 32))
-    drawn = {"segments": segments, "top_k": sampling.top_k, "temperature": sampling.temperature}
+    drawn: dict[str, Any] = {"segments": segments, "top_k": sampling.top_k, "temperature": sampling.temperature}
     # generate everything before the weights are frozen
     for members, new in list(generate(lm, rows, layer, sampling, folder)):
         prompts = torch.tensor([rows.prompts[p] for p in rows.prompt[members]])
