@@ -34,20 +34,29 @@ def simulated(rng, *, prompts, samples):
 
 
 def test_the_interval_covers_the_truth():
-    # Plain percentiles hold the truth in 91 % of cases with 10 prompts and in 82 % with 4; a bootstrap of the samples
-    # alone in 55 %, whatever the number of prompts.
+    # Plain percentiles hold it more seldom; prompts that differ little and samples that differ much, likewise.
     rng = np.random.default_rng(0)
-    for prompts in (4, 10):
+    for prompts, samples in ((4, 5), (10, 3)):
         covered, plain = [], []
-        for seed in range(300):
-            behaviour, coherence, groups = simulated(rng, prompts=prompts, samples=5)
-            draws = bcs_draws(behaviour, coherence, groups, draws=1000, seed=seed)
-            lo, hi = interval(draws, units=prompts)
-            covered.append(lo <= 0.3 <= hi)
+        for seed in range(800):
+            behaviour, coherence, groups = simulated(rng, prompts=prompts, samples=samples)
+            draws = bcs_draws(behaviour, coherence, groups, draws=400, seed=seed)
+            entry = estimate(bcs(behaviour, coherence), draws, len(groups), units=prompts)
+            covered.append(entry["lo"] <= 0.3 <= entry["hi"])
             lo, hi = interval(draws)
             plain.append(lo <= 0.3 <= hi)
-        assert 0.92 < np.mean(covered) < 0.99
+        assert 0.93 < np.mean(covered) < 0.965
         assert np.mean(plain) < np.mean(covered) - 0.02
+
+
+def test_the_interval_of_an_average_covers_the_truth():
+    rng = np.random.default_rng(1)
+    covered = []
+    for seed in range(800):  # nine behaviours of many, whose scores are noisy
+        scores = np.clip(rng.normal(0.4, 0.12, 9) + rng.normal(0, 0.05, 9), 0, 1)
+        entry = estimate(scores.mean(), average_draws(scores, draws=400, seed=seed), 9, units=9)
+        covered.append(entry["lo"] <= 0.4 <= entry["hi"])
+    assert 0.93 < np.mean(covered) < 0.965
 
 
 def test_draws_spread_as_repeating_the_experiment_does():
@@ -73,7 +82,7 @@ def test_one_unit_gives_plain_percentiles():
     assert interval(draws, units=1) == interval(draws)
 
 
-def test_resample_stays_within_prompts():
+def test_resample_draws_whole_prompts():
     groups = np.array(["b", "a", "c", "a", "b", "c", "c", "b", "a"])
     index = resample(groups, 500, np.random.default_rng(0))
     assert index.shape == (500, 9)
@@ -84,7 +93,9 @@ def test_resample_stays_within_prompts():
     chosen = {tuple(draw[:, 0].tolist()) for draw in blocks}
     assert len(chosen) == 27  # every prompt in every place: prompts are drawn with replacement
     within = {tuple(sorted(block.tolist())) for draw in index.reshape(500, 3, 3) for block in draw}
-    assert len(within) == 3 * 10  # multisets of 3 of 3 samples: so are samples
+    assert within == {(0, 4, 7), (1, 3, 8), (2, 5, 6)}  # with all samples of each
+    one = resample(np.zeros(3), 500, np.random.default_rng(0))
+    assert len({tuple(sorted(draw)) for draw in one.tolist()}) == 10  # multisets of 3 of 3 samples
     counts = np.bincount(index.ravel(), minlength=9)
     assert np.all(abs(counts / 500 - 1) < 0.2)  # every sample equally often
 
@@ -132,17 +143,11 @@ def test_estimate_for_a_metrics_file():
     assert json.loads(json.dumps(entry)) == {"value": 0.3333, "lo": 0.025, "hi": 0.975, "n": 48}
 
 
-def test_average_draws_also_draw_behaviours():
-    averages = average_draws(np.repeat([[0.0], [1.0]], 4000, axis=1), seed=0)
+def test_average_draws_draw_behaviours():
+    averages = average_draws(np.array([0.0, 1.0]), draws=4000, seed=0)
     assert averages.shape == (4000,)
     for value, share in ((0.0, 0.25), (0.5, 0.5), (1.0, 0.25)):  # two of two, with replacement
         assert abs((averages == value).mean() - share) < 0.04
-
-
-def test_average_draws_keep_draws_apart():
-    """Draw d of the average is made of draw d of each behaviour."""
-    by_behaviour = np.tile(np.arange(20.0), (5, 1))
-    np.testing.assert_allclose(average_draws(by_behaviour, seed=0), np.arange(20.0))
 
 
 def test_no_false_winner():
@@ -266,7 +271,7 @@ def test_identical_methods_seldom_differ_on_any_behaviour():
     families = [one_comparison(rng, 0.0) for _ in range(120)]
     assert np.mean([min(e["p"] for e in family) < 0.05 for family in families]) < 0.11
     covered = [e["lo"] <= 0 <= e["hi"] for family in families for e in family]
-    assert 0.92 < np.mean(covered) < 0.98
+    assert 0.93 < np.mean(covered) < 0.97  # of two methods that are alike: 3 to 7 % false positives
 
 
 def test_a_large_difference_is_found_on_most_behaviours():

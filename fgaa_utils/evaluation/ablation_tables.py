@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fgaa_utils.evaluation.ablation_plan import DEFAULT, Plan
 from fgaa_utils.figures import with_interval
-from fgaa_utils.stats import average_draws, bcs, bcs_draws, detectable_difference, estimate, paired_comparisons
+from fgaa_utils.stats import average_draws, bcs, detectable_difference, estimate, paired_comparisons
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def score_rows(plan: Plan, samples: pd.DataFrame, *, draws: int, seed: int) -> S
     table: dict[str, dict] = {}
     for row in (DEFAULT, *plan.rows):
         parts = _row_cells(plan, row, cells)
-        by_behaviour[row], distribution = score_row(parts, draws=draws, seed=seed)
-        average, averages = float(by_behaviour[row].mean()), average_draws(distribution, seed=seed)
+        by_behaviour[row] = score_row(parts)
+        average, averages = float(by_behaviour[row].mean()), average_draws(by_behaviour[row], draws=draws, seed=seed)
         table[row] = estimate(average, averages, sum(map(len, parts)), units=len(plan.behaviours))
     for row, difference in differences(by_behaviour, plan).items():
         table[row]["difference"] = difference
@@ -79,12 +79,9 @@ def _row_cells(plan: Plan, row: str, cells: dict[tuple, pd.DataFrame]) -> list[p
     return parts
 
 
-def score_row(cells: list[pd.DataFrame], *, draws: int, seed: int) -> tuple[NDArray, NDArray]:
-    """(BCS (behaviours,), bootstrap draws (behaviours, draws)) of one cell for each behaviour, with columns B,
-    coherence and prompt."""
-    parts = [(c.B.to_numpy(), c.coherence.to_numpy(), c.prompt.to_numpy()) for c in cells]
-    values = np.array([bcs(b, c) for b, c, _ in parts])
-    return values, np.stack([bcs_draws(*part, draws=draws, seed=seed) for part in parts])
+def score_row(cells: list[pd.DataFrame]) -> NDArray:
+    """BCS (behaviours,) of one cell for each behaviour, with columns B and coherence."""
+    return np.array([bcs(c.B.to_numpy(), c.coherence.to_numpy()) for c in cells])
 
 
 def differences(scores: dict[str, NDArray], plan: Plan) -> dict[str, dict[str, float]]:

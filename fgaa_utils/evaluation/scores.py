@@ -144,8 +144,8 @@ def chosen_cells(names: Iterable[Cell], choices: pd.DataFrame) -> list[Cell]:
 def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed: int) -> tuple[dict, dict]:
     """(table, draws): table[method][behaviour or "average"] is {value, lo, hi, n}; draws[method] (behaviours, draws).
 
-    Values are the BCS of the chosen cells on the samples given; intervals are bootstraps over prompts and
-    samples, and over behaviours too for the average. The average of one behaviour is that behaviour's score.
+    Values are the BCS of the chosen cells on the samples given; intervals are of bootstraps over prompts, over behaviours
+    for the average. The average of one behaviour is that behaviour's score.
     """
     table: dict[str, dict] = {}
     distributions: dict[str, np.ndarray] = {}
@@ -160,7 +160,7 @@ def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed:
         distributions[method] = np.stack(boots)
         entries = list(table[method].values())
         value, total = np.mean([entry["value"] for entry in entries]), sum(entry["n"] for entry in entries)
-        averages = average_draws(distributions[method], seed=seed)
+        averages = average_draws(np.array([entry["value"] for entry in entries]), draws=draws, seed=seed)
         average = estimate(float(value), averages, total, units=len(entries))
         table[method]["average"] = average if len(entries) > 1 else entries[0]
     return table, distributions

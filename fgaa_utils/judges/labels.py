@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from fgaa_utils.project import DATA
-from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate, resample
+from fgaa_utils.stats import average_draws, bcs, estimate, resample
 
 STEERED = DATA / "labels" / "steered.csv"
 TOP = 3  # highest label
@@ -105,7 +105,7 @@ def method_scores(texts: pd.DataFrame, by: str, *, draws: int, seed: int) -> tup
 
     texts: columns method, behaviour, behaviour_<by> and coherence_<by>, every method with texts of every
     behaviour. scores[method] (behaviours,), behaviours in alphabetical order; table[method] {value, lo, hi, n} is
-    their average, bootstrapped over texts and behaviours.
+    their average, bootstrapped over behaviours.
 
     Raises: ValueError for a method without texts of some behaviour.
     """
@@ -117,9 +117,8 @@ def method_scores(texts: pd.DataFrame, by: str, *, draws: int, seed: int) -> tup
     for method, part in texts.groupby("method"):
         cells = [cell for _, cell in part.groupby("behaviour")]
         pairs = [(cell[f"behaviour_{by}"].to_numpy(), cell[f"coherence_{by}"].to_numpy()) for cell in cells]
-        boots = [bcs_draws(*pair, np.zeros(len(pair[0])), draws=draws, seed=seed) for pair in pairs]
         scores[method] = np.array([bcs(*pair) for pair in pairs])
-        averages = average_draws(np.stack(boots), seed=seed)
+        averages = average_draws(scores[method], draws=draws, seed=seed)
         table[method] = estimate(float(scores[method].mean()), averages, len(part), units=len(cells))
     return scores, table
 

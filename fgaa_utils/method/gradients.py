@@ -286,7 +286,7 @@ def gradient_shards(
     shaping = vars(sampling) | {"openers": ids, "rollouts": rollouts, "seed": seed, "segments": segments}
     store = ShardStore(folder / "gradients", identity(lm, sae, layer=layer, **shaping), parts)
     size = rollouts // parts
-    for part in tqdm(store.missing(), desc="gradients", unit="part", mininterval=15):
+    for part in store.missing():
         rows = rollout_rows(ids, lm.d_model, size, (seed, GRADIENTS, part))
         made: dict[str, Any] = {
             "layer": layer,
@@ -294,7 +294,8 @@ def gradient_shards(
             "segments": segments,
             "batch_tokens": batch_tokens,
         }
-        store.write(part, _part(lm, sae, rows, folder / "rollouts", len(openers), **made))
+        named = f"part {part + 1} of {parts}"
+        store.write(part, _part(lm, sae, rows, folder / "rollouts", len(openers), named, **made))
     return store
 
 
@@ -304,6 +305,7 @@ def _part(
     rows: Rows,
     folder: Path,
     openers: int,
+    name: str,
     *,
     layer: int,
     sampling: SamplingParams,
@@ -316,7 +318,8 @@ def _part(
     in_parts = Halving(max(1, batch_tokens // 32))
     drawn: dict[str, Any] = {"segments": segments, "top_k": sampling.top_k, "temperature": sampling.temperature}
     # generate everything before the weights are frozen
-    for members, new in list(generate(lm, rows, layer, sampling, folder)):
+    bar = tqdm(total=len(rows), desc=f"scores, {name}", unit="rollout", mininterval=10)
+    for members, new in list(generate(lm, rows, layer, sampling, folder, progress=f"rollouts, {name}")):
         prompts = torch.tensor([rows.prompts[p] for p in rows.prompt[members]])
         ids = torch.cat([prompts, new.long()], dim=1)
         width = prompts.shape[1]
@@ -324,6 +327,7 @@ def _part(
         def read(part: slice) -> Tensor:
             """Scores beside resid, so that Halving can join them: (rows, segments + pos, d_model)."""
             reading = read_rollouts(lm, ids[part], width, layer, **drawn)
+            bar.update(len(reading.scores))
             return torch.cat([reading.scores, reading.resid], dim=1)
 
         with frozen_weights(lm):
@@ -333,6 +337,7 @@ def _part(
         sums = _sums(sae, s, resid, width, opener, openers, segments)
         total = sums if total is None else total + sums
         scores[members], tokens[members] = s.half(), new
+    bar.close()
     assert total is not None
     return total.tensors() | {"scores": scores, "tokens": tokens}
 
