@@ -268,7 +268,7 @@ def gradient_shards(
     parts: int,
     segments: int,
     seed: int,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
 ) -> ShardStore:
     """The sums of `rollouts` unsteered rollouts in `parts` shards, each of the same number of rollouts of every opener.
 
@@ -292,7 +292,7 @@ def gradient_shards(
             "layer": layer,
             "sampling": sampling,
             "segments": segments,
-            "batch_tokens": batch_tokens,
+            "batch_tokens": batch_tokens or lm.batch_tokens,
         }
         named = f"part {part + 1} of {parts}"
         store.write(part, _part(lm, sae, rows, folder / "rollouts", len(openers), named, **made))

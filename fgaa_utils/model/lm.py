@@ -160,7 +160,8 @@ def wrap(
         tokenizer.pad_token = tokenizer.bos_token  # pads stand to the right, where no token sees them
     hf.eval()
     hf.generation_config.eos_token_id = None  # rows never stop early: every rollout has the same length
-    nn = TransformersModel(hf, tokenizer=tokenizer, task="text-generation")
+    # without a device the pipeline that nnsight makes would move the model to the first GPU there is
+    nn = TransformersModel(hf, tokenizer=tokenizer, task="text-generation", device=hf.device)
     return LanguageModel(hf, tokenizer, nn, identity, find_blocks(hf, blocks))
 
 

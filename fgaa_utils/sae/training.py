@@ -157,7 +157,7 @@ def train_sae(
     path = folder / "checkpoints" / store.folder.name
     done = sorted(path.glob("*/complete"), key=lambda p: int(p.parent.name.split("_")[-1]))
     shape = {"d_in": d_in, "d_sae": d_sae, "k": l0, "dtype": "float32", "device": "cpu"}  # the same start on any device
-    sae = ResidualSAE(BatchTopKTrainingSAEConfig(**shape))
+    sae = ResidualSAE(BatchTopKTrainingSAEConfig(**shape)).to(device)
     steps = tokens // batch
     config = SAETrainerConfig(
         total_training_samples=steps * batch,
