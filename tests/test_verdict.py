@@ -72,12 +72,61 @@ def test_a_loss_names_the_winner_first():
 def test_the_labels_have_their_own_verdict():
     sentence = v.labels_sentence(judge(SCORES | {"sae": 0.7}, kindest="sae", sae=0.01))
     assert sentence.startswith(
-        "**By the labels: FGAA loses to SAE.** On 90 texts a method, labelled by two language models"
+        "**By the labels: FGAA loses to SAE.** On 90 texts a method of the run that two language models labelled"
     )
     assert sentence.endswith(
         "the judge is kindest to SAE: its score of behaviour less the label is +0.30 there, +0.10 to +0.10 elsewhere."
     )
     assert v.labels_sentence(judge()).startswith("**By the labels: no steering method is shown to be the best.**")
+
+
+def with_natural(ng, corrected=None, **p):
+    """A run with NG, whose differences have the p given; `corrected` are its scores by labels."""
+    scores = SCORES | {"ng": ng}
+    found = evaluation(scores)
+    found["paired_natural"] = of_ng(scores, p)
+    if corrected:
+        bcs = {m: entry(value) for m, value in corrected.items()}
+        found["corrected"] = {
+            "bcs": bcs,
+            "labels": 720,
+            "paired": {"fgaa": paired(corrected, p), "ng": of_ng(corrected, p)},
+        }
+    return found
+
+
+def of_ng(scores, p):
+    other = {"p": 1.0, "n": 9, "wins": 5, "detectable": 0.18}
+    return {m: entry(round(scores["ng"] - v, 4)) | other | {"p": p.get(m, 1.0)} for m, v in scores.items() if m != "ng"}
+
+
+def test_natural_gradient_is_set_against_the_papers_methods_and_prompting():
+    assert v.natural_sentences(evaluation()) == []
+    [sentence] = v.natural_sentences(with_natural(0.45, fgaa=0.3, sae_ts=0.01, sae=0.001, caa=0.2, prompting=0.9))
+    assert sentence.startswith(
+        "**By natural gradient the same texts steer better than SAE-TS and SAE, worse than none, undecided against FGAA, CAA "
+        "and prompting.**".replace("SAE-TS and SAE", "SAE and SAE-TS").replace("FGAA, CAA and", "CAA, FGAA and")
+    )
+    assert (
+        "(NG) scores by the judge 0.45 [0.35, 0.55], 0.05 [-0.05, 0.15] more than FGAA, p = 0.30, undecided" in sentence
+    )
+    assert "corrected" not in sentence
+
+
+def test_scores_corrected_by_labels_decide():
+    corrected = {"fgaa": 0.25, "sae_ts": 0.2, "sae": 0.2, "caa": 0.3, "prompting": 0.4, "ng": 0.2}
+    found = with_natural(0.45, corrected, fgaa=0.01, prompting=0.001, caa=0.02)
+    [sentence] = v.natural_sentences(found)
+    assert sentence.startswith(
+        "**By natural gradient the same texts steer better than none, worse than CAA, FGAA and prompting"
+    )
+    assert "corrected by labels 0.20 [0.10, 0.30], 0.05 [-0.05, 0.15] less than FGAA, p = 0.010" in sentence
+    labels = v.labels_sentence(judge(), found["corrected"])
+    assert labels.startswith(
+        "**Corrected by labels: FGAA loses to CAA.** With 720 of these texts labelled by two language"
+    )
+    table = v.summary_table(found, judge(), price())
+    assert table.loc["NG", "BCS corrected by labels"] == "0.20 [0.10, 0.30]" and "BCS by the labels" not in table
 
 
 @pytest.mark.parametrize("none", [None, {"labelled_bcs": {}, "labelled_paired": {}, "judge_bias": {}}])

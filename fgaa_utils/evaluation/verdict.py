@@ -20,7 +20,7 @@ def verdict(evaluation: dict, judge: dict | None, capability: dict) -> list[str]
     """
     return [
         steering_sentence(evaluation),
-        labels_sentence(judge),
+        labels_sentence(judge, evaluation.get("corrected")),
         *natural_sentences(evaluation),
         prompting_sentence(evaluation, judge),
         price_sentence(capability),
@@ -38,14 +38,22 @@ def steering_sentence(evaluation: dict) -> str:
     return f"{found} (behaviours: {entry['n']}; a true difference of {entry['detectable']:.2f} is found four times in five)."
 
 
-def labels_sentence(judge: dict | None) -> str:
-    """The same by the texts that annotators labelled, and whom the judge favours on these."""
+def labels_sentence(judge: dict | None, corrected: dict | None = None) -> str:
+    """The same corrected by the labels of this run's texts, else by the texts that annotators labelled of an earlier one;
+    and whom the judge favours on these."""
     if not judge or not judge["labelled_bcs"]:
         return "**No labels.** Nobody has labelled texts of this run, so that its judge is all there is."
+    favoured = favour(judge["judge_bias"]["behaviour"])
+    if corrected:
+        scores, paired = steering(corrected["bcs"]), corrected["paired"][OURS]
+        return (
+            f"**Corrected by labels: {lower(headline(scores, paired))}.** With {corrected['labels']} of these texts "
+            f"labelled by two language models, {standing(scores, paired)}; {favoured}."
+        )
     scores, paired = steering(judge["labelled_bcs"]["labels"]), judge["labelled_paired"]
     return (
-        f"**By the labels: {lower(headline(scores, paired))}.** On {scores[OURS]['n']} texts a method, labelled by two "
-        f"language models, {standing(scores, paired)}; {favour(judge['judge_bias']['behaviour'])}."
+        f"**By the labels: {lower(headline(scores, paired))}.** On {scores[OURS]['n']} texts a method of the run that two "
+        f"language models labelled, {standing(scores, paired)}; {favoured}."
     )
 
 
@@ -53,16 +61,23 @@ def natural_sentences(evaluation: dict) -> list[str]:
     """The same texts by natural gradient against each other method; nothing of a run that had none."""
     if NG not in evaluation["bcs"]:
         return []
-    paired, score = evaluation["paired_natural"], evaluation["bcs"][NG]["average"]
+    judged = evaluation["paired_natural"], evaluation["bcs"][NG]["average"]
+    corrected = evaluation.get("corrected") or {}
+    sure = (corrected["paired"][NG], corrected["bcs"][NG]) if NG in corrected.get("paired", {}) else None
     above, level, below = (
-        listed(LABELS[m] for m in PAPER_METHODS if test(paired[m]))
+        listed(LABELS[m] for m in (*PAPER_METHODS, PROMPTING) if test((sure or judged)[0][m]))
         for test in (wins, lambda entry: not decided(entry), loses)
     )
-    others = listed(compared(paired[m], LABELS[m]) for m in ("fgaa", "caa", PROMPTING) if m in paired)
+    told = [f"by the judge {_natural_scores(*judged)}", f"corrected by labels {_natural_scores(*sure)}" if sure else ""]
     return [
-        f"**By natural gradient the same texts steer above {above}, below {below}, level with {level}.** The vector that "
-        f"raises the same rewards most at equal KL (NG) scores {with_interval(score)}: {others}."
+        f"**By natural gradient the same texts steer better than {above}, worse than {below}, undecided against {level}.** "
+        f"The vector that raises their rewards most at equal KL (NG) scores {'; '.join(filter(None, told))}."
     ]
+
+
+def _natural_scores(paired: dict[str, dict], score: dict) -> str:
+    others = listed(compared(paired[m], LABELS[m]) for m in ("fgaa", "caa", PROMPTING))
+    return f"{with_interval(score)}, {others}"
 
 
 def prompting_sentence(evaluation: dict, judge: dict | None) -> str:
@@ -169,8 +184,10 @@ def lower(sentence: str) -> str:
 
 
 def summary_table(evaluation: dict, judge: dict | None, capability: dict) -> pd.DataFrame:
-    """Average BCS by judge and labels and the price, one row a method; controls but unsteered text are left out."""
-    labels = judge["labelled_bcs"].get("labels", {}) if judge else {}
+    """Average BCS by judge and labels and the price, one row a method; controls but unsteered text are left out. Scores
+    corrected by labels of this run's texts, where there are any, stand for those of labels alone."""
+    corrected = (evaluation.get("corrected") or {}).get("bcs")
+    labels = corrected or (judge["labelled_bcs"].get("labels", {}) if judge else {})
     price = capability["at_chosen_scale"]
     rows = {}
     for method in method_order(list(evaluation["bcs"])):
@@ -178,7 +195,7 @@ def summary_table(evaluation: dict, judge: dict | None, capability: dict) -> pd.
             cost = price.get(method, {})
             rows[LABELS[method]] = {
                 "BCS by the judge": shown(evaluation["bcs"][method]["average"]),
-                "BCS by the labels": shown(labels.get(method)),
+                "BCS corrected by labels" if corrected else "BCS by the labels": shown(labels.get(method)),
                 "perplexity, times": shown(cost.get("perplexity_ratio"), ".1f"),
                 "accuracy, change": shown(cost.get("accuracy_change"), "+z.2f"),
             }

@@ -1,0 +1,102 @@
+"""Scores corrected by labels: the judge on every text, annotators on some, one estimate that holds both.
+
+A judge that is kinder to one method than to another shifts their difference by as much. Where a sample of a cell's texts
+is labelled, the mean over all texts is
+
+    mean label of the sample + beta * (mean score of all texts - mean score of the sample),
+
+the regression estimator of survey sampling; with beta chosen as here it is prediction-powered inference with power tuning
+(Angelopoulos et al., arXiv 2301.09633, 2311.01453). It is right whatever the judge's errors are; a good judge makes it sharp.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fgaa_utils.evaluation.results import Results
+from fgaa_utils.evaluation.scores import chosen_samples
+from fgaa_utils.figures import with_interval
+from fgaa_utils.names import LABELS, METHODS, PROMPTING
+from fgaa_utils.stats import average_draws, detectable_difference, estimate, paired_comparisons
+
+CRITERIA = {"behaviour": "B", "coherence": "coherence"}  # a criterion's column in samples
+
+
+def labelled_cells(results: Results, labelled: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """{(method, behaviour): the labelled texts of its chosen cell}, scores and labels of both criteria.
+
+    labelled: columns behaviour, method, text, `<criterion>_label`. The scores are those of the run's samples, so that a text
+    has the score that its mean over all texts has. Methods of which some behaviour has no labelled text are left out.
+    """
+    found = {}
+    for method in (m for m in results.methods if m in (*METHODS, PROMPTING)):
+        cells = {key: _labelled(results, labelled, method, key) for key in results.keys}
+        if all(len(cell) > 1 for cell in cells.values()):
+            found |= {(method, key): cell for key, cell in cells.items()}
+    return found
+
+
+def _labelled(results: Results, labelled: pd.DataFrame, method: str, key: str) -> pd.DataFrame:
+    texts = chosen_samples(results.test, results.choice(method, key)).drop_duplicates("text")
+    own = labelled[(labelled.method == method) & (labelled.behaviour == key)].drop_duplicates("text")
+    labels = own[["text", *(f"{criterion}_label" for criterion in CRITERIA)]]
+    return texts.rename(columns={column: f"{c}_score" for c, column in CRITERIA.items()}).merge(labels, on="text")
+
+
+def slope(cells: list[pd.DataFrame], criterion: str) -> float:
+    """beta of a criterion: of label on score within cells, all methods together, from 0 to 1."""
+    parts = [cell[[f"{criterion}_label", f"{criterion}_score"]].dropna() for cell in cells]
+    centred = pd.concat([part - part.mean() for part in parts]).to_numpy()
+    spread = float((centred[:, 1] ** 2).sum())
+    return float(np.clip((centred[:, 0] * centred[:, 1]).sum() / spread, 0, 1)) if spread else 0.0
+
+
+def corrected_mean(scores: NDArray, sample: pd.DataFrame, criterion: str, beta: float) -> float:
+    """The estimate for one cell: scores (texts,) of all its texts, and the labelled ones."""
+    part = sample[[f"{criterion}_label", f"{criterion}_score"]].dropna()
+    shift = beta * (np.nanmean(scores) - part[f"{criterion}_score"].mean())
+    return float(np.clip(part[f"{criterion}_label"].mean() + shift, 0, 1))
+
+
+def corrected_scores(results: Results, labelled: pd.DataFrame) -> dict[str, NDArray]:
+    """{method: corrected BCS (behaviours,)} of the methods whose chosen cells were labelled for every behaviour."""
+    cells = labelled_cells(results, labelled)
+    betas = {criterion: slope(list(cells.values()), criterion) for criterion in CRITERIA} if cells else {}
+    found: dict[str, list[float]] = {}
+    for (method, key), sample in cells.items():
+        texts = chosen_samples(results.test, results.choice(method, key))
+        means = [corrected_mean(texts[c].to_numpy(), sample, name, betas[name]) for name, c in CRITERIA.items()]
+        found.setdefault(method, []).append(means[0] * means[1])
+    return {method: np.array(values) for method, values in found.items()}
+
+
+def corrected_metrics(results: Results, labelled: pd.DataFrame, *, draws: int, seed: int) -> dict:
+    """{"bcs": {method: {value, lo, hi, n}}, "paired": {method: {other: difference}}, "labels": texts} of FGAA and NG against
+    each other method, paired over behaviours as the judge's own; empty if nothing of the run is labelled."""
+    scores = corrected_scores(results, labelled)
+    if not scores:
+        return {}
+    count = sum(map(len, labelled_cells(results, labelled).values()))
+    bcs = {
+        m: estimate(float(v.mean()), average_draws(v, draws=draws, seed=seed), len(v), units=len(v))
+        for m, v in scores.items()
+    }
+    paired = {m: _paired(scores, m) for m in ("fgaa", "ng") if m in scores}
+    return {"bcs": bcs, "paired": paired, "labels": count}
+
+
+def _paired(scores: dict[str, NDArray], method: str) -> dict[str, dict[str, float]]:
+    others = {m: v for m, v in scores.items() if m != method}
+    found = paired_comparisons(scores[method], others)
+    for m, other in others.items():
+        found[m]["detectable"] = round(detectable_difference(scores[method], other, comparisons=len(others)), 4)
+    return found
+
+
+def beside_the_judge(found: dict, judged: dict[str, dict]) -> pd.DataFrame:
+    """Average BCS corrected and by the judge alone, best first; found of corrected_metrics, judged of bcs_table."""
+    rows = {
+        LABELS[m]: {"corrected": with_interval(e, ".3f"), "by the judge": with_interval(judged[m]["average"], ".3f")}
+        for m, e in sorted(found["bcs"].items(), key=lambda pair: -pair[1]["value"])
+    }
+    return pd.DataFrame(rows).T.rename_axis("average BCS")

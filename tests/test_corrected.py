@@ -1,0 +1,96 @@
+"""Scores corrected by labels: right under a biased judge, sharper than labels alone under a good one."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fgaa_utils.evaluation import corrected
+
+KEYS = ["anger", "love"]
+
+
+def texts_of(rng, truth, kindness, noise, count=60):
+    """Texts whose labels average to `truth` (0..1), with a judge's scores that are `kindness` too high."""
+    label = np.clip(rng.normal(truth, 0.2, count), 0, 1)
+    return label, np.clip(label + kindness + rng.normal(0, noise, count), 0, 1)
+
+
+def made(seed, kindness, noise=0.05, labelled=12):
+    """(results, labels) of FGAA and CAA, equally good, whose judge is kinder to FGAA."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for method in ("fgaa", "caa"):
+        for key in KEYS:
+            label, score = texts_of(rng, 0.5, kindness[method], noise)
+            rows.append(
+                pd.DataFrame({"method": method, "behaviour": key, "B": score, "behaviour_label": label}).assign(
+                    text=[f"{seed} {method} {key} {i}" for i in range(len(label))], coherence=0.8, coherence_label=0.8
+                )
+            )
+    frame = pd.concat(rows, ignore_index=True)
+    frame = frame.assign(variant="", scale=1.0, **{f"B_{key}": frame.B for key in KEYS})
+    choices = pd.DataFrame(
+        [{"target": k, "method": m, "variant": "", "scale": 1.0} for m in ("fgaa", "caa") for k in KEYS]
+    )
+    results = SimpleNamespace(
+        methods=["fgaa", "caa"],
+        keys=KEYS,
+        test=frame.drop(columns=["behaviour_label", "coherence_label", "B"]),
+        choice=lambda method, key: choices[(choices.method == method) & (choices.target == key)].iloc[0],
+    )
+    chosen = frame.groupby(["method", "behaviour"]).head(labelled)
+    return results, chosen[["method", "behaviour", "text", "behaviour_label", "coherence_label"]], frame
+
+
+def difference(scores):
+    return float((scores["fgaa"] - scores["caa"]).mean())
+
+
+def test_a_judge_that_favours_a_method_no_longer_does():
+    found, judged = [], []
+    for seed in range(60):
+        results, labels, frame = made(seed, {"fgaa": 0.2, "caa": 0.0})
+        found.append(difference(corrected.corrected_scores(results, labels)))
+        by_judge = frame.groupby("method").B.mean() * 0.8
+        judged.append(by_judge.fgaa - by_judge.caa)
+    assert np.mean(judged) > 0.12
+    assert abs(np.mean(found)) < 3 * np.std(found) / len(found) ** 0.5 + 1e-3
+
+
+@pytest.mark.parametrize(("noise", "gain"), [(0.02, 0.75), (2.0, 1.1)])
+def test_a_good_judge_sharpens_and_a_bad_one_does_little_harm(noise, gain):
+    by_labels, found = [], []
+    for seed in range(80):
+        results, labels, _ = made(seed, {"fgaa": 0.0, "caa": 0.0}, noise=noise)
+        found.append(difference(corrected.corrected_scores(results, labels)))
+        means = labels.groupby(["method", "behaviour"]).behaviour_label.mean().unstack(0) * 0.8
+        by_labels.append((means.fgaa - means.caa).mean())
+    assert np.std(found) < gain * np.std(by_labels)
+
+
+def test_the_estimate_by_hand():
+    sample = pd.DataFrame({"behaviour_label": [0.0, 1.0], "behaviour_score": [0.2, 0.6]})
+    scores = np.array([0.2, 0.6, 0.8, np.nan])
+    assert corrected.slope([sample], "behaviour") == 1.0  # 2.5, held at 1
+    assert corrected.corrected_mean(scores, sample, "behaviour", 0.5) == pytest.approx(0.5 + 0.5 * (1.6 / 3 - 0.4))
+    flat = pd.DataFrame({"behaviour_label": [0.0, 1.0], "behaviour_score": [0.3, 0.3]})
+    assert corrected.slope([flat], "behaviour") == 0.0
+
+
+def test_a_method_without_labels_of_some_behaviour_is_left_out():
+    results, labels, _ = made(0, {"fgaa": 0.1, "caa": 0.0})
+    some = labels[(labels.method != "caa") | (labels.behaviour != "love")]
+    assert list(corrected.corrected_scores(results, some)) == ["fgaa"]
+    foreign = labels.assign(text="of another run")
+    assert corrected.corrected_metrics(results, foreign, draws=10, seed=0) == {}
+
+
+def test_metrics_hold_both_pairings_and_the_number_of_labels():
+    results, labels, _ = made(0, {"fgaa": 0.1, "caa": 0.0})
+    found = corrected.corrected_metrics(results, labels, draws=50, seed=0)
+    scores = corrected.corrected_scores(results, labels)
+    assert found["labels"] == 48 and list(found["paired"]) == ["fgaa"]
+    assert found["bcs"]["fgaa"]["value"] == pytest.approx(scores["fgaa"].mean(), abs=1e-4)
+    assert found["paired"]["fgaa"]["caa"]["value"] == pytest.approx(difference(scores), abs=1e-4)
