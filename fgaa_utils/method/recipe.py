@@ -333,7 +333,7 @@ def recipes(default: Recipe, behaviours: list[str], tries: Tries) -> dict[Vector
                 made[VectorName(b, method, rank=rank)] = replace(default, method=method, rank=rank)
         made |= fgaa_recipes(default, [b], n1=tries.n1, n2=[default.n2 or 0])
         made |= fgaa_recipes(replace(natural, method="ng_fgaa"), [b], n1=tries.natural_n1, n2=[default.n2 or 0])
-        made |= _either(replace(natural, method="ng", include_bos=False), b, tries.natural_n1)
+        made |= _either(replace(natural, method="ng"), b, tries.natural_n1)
     made[VectorName(SHARED, "bias")] = replace(default, method="bias")
     for draw in range(1, tries.controls + 1):
         for method, like in (("random", default), ("random_latent", default), ("random_ng", natural)):
@@ -353,12 +353,14 @@ def _contrasts(default: Recipe, method: str, behaviour: str) -> dict[VectorName,
 
 
 def _either(natural: Recipe, behaviour: str, n1: list[int]) -> dict[VectorName, Recipe]:
-    """NG: the middle two targets of latents, the whitened contrast, and the sum of the first and the last."""
+    """NG: the middle two targets of NG-FGAA, the whitened contrast of NG-CAA without BOS, and the sum of the first and the
+    last."""
     n2 = natural.n2 or 0
     middle = n1[(len(n1) - 1) // 2 :][:2]
     made = {VectorName(behaviour, "ng", n1=n, n2=n2): replace(natural, n1=n) for n in middle}
-    made[VectorName(behaviour, "ng", white=True)] = replace(natural, white=True)
-    made[VectorName(behaviour, "ng", n1=middle[0], n2=n2, white=True)] = replace(natural, n1=middle[0], white=True)
+    streams = replace(natural, include_bos=False, white=True)
+    made[VectorName(behaviour, "ng", white=True)] = streams
+    made[VectorName(behaviour, "ng", n1=middle[0], n2=n2, white=True)] = replace(streams, n1=middle[0])
     return made
 
 
