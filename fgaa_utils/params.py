@@ -175,6 +175,7 @@ class Vectors(Section):
     natural_n1: Counts
     n2_grid: Annotated[list[Natural], AfterValidator(_distinct)]
     ranks: Counts
+    contrasts: Annotated[int, Field(ge=1, le=4)]
     controls: Count
 
 

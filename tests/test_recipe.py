@@ -188,16 +188,16 @@ def test_the_main_run_has_every_method_of_every_behaviour_and_the_controls(ingre
     both = {"love": ingredients.latents[True]["love"], "anger": ingredients.latents[True]["love"]}
     resid = {"love": ingredients.resid[True]["love"], "anger": ingredients.resid[True]["love"]}
     for_two = replace(ingredients, latents={True: both, False: both}, resid={True: resid, False: resid})
-    made = recipes(replace(FGAA, n1=None), ["love", "anger"], Tries([1, 2], [1, 2], [1, 2], 2))
+    made = recipes(replace(FGAA, n1=None), ["love", "anger"], Tries([1, 2], [1, 2], [1, 2], 4, 2))
     assert [str(name) for name in made][:21] == [
-        "love.caa.bos=1,white=0",
-        "love.caa.bos=1,white=1",
         "love.caa.bos=0,white=0",
         "love.caa.bos=0,white=1",
-        "love.ng_caa.bos=1,white=0",
-        "love.ng_caa.bos=1,white=1",
+        "love.caa.bos=1,white=0",
+        "love.caa.bos=1,white=1",
         "love.ng_caa.bos=0,white=0",
         "love.ng_caa.bos=0,white=1",
+        "love.ng_caa.bos=1,white=0",
+        "love.ng_caa.bos=1,white=1",
         "love.sae.rank=1",
         "love.sae_ts.rank=1",
         "love.sae.rank=2",
@@ -210,7 +210,7 @@ def test_the_main_run_has_every_method_of_every_behaviour_and_the_controls(ingre
         "love.ng.n1=2,n2=0",
         "love.ng.white=1",
         "love.ng.n1=1,n2=0,white=1",
-        "anger.caa.bos=1,white=0",
+        "anger.caa.bos=0,white=0",
     ]
     assert [str(name) for name in made][40:] == [
         "shared.bias",

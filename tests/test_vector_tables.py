@@ -20,7 +20,7 @@ def test_typical_vectors_are_those_of_the_middle_n1_and_the_first_rank():
     names += [VectorName("love", "ng", n1=2, n2=0), VectorName("love", "ng", n1=2, n2=0, white=True)]
     names += [VectorName("love", method, rank=rank) for method in ("sae", "sae_ts") for rank in (1, 2)]
     vectors = {name: torch.tensor([float(i)]) for i, name in enumerate(names)}
-    found = tables.typical(vectors, ["love"], Tries([1, 2, 4], [1, 2, 4], [1, 2], 1), 0)["love"]
+    found = tables.typical(vectors, ["love"], Tries([1, 2, 4], [1, 2, 4], [1, 2], 4, 1), 0)["love"]
     assert {method: names[int(v)].variant for method, v in found.items()} == {
         "caa": "bos=0,white=0",
         "sae": "rank=1",

@@ -28,6 +28,7 @@ from fgaa_utils.names import CONTROLS, FITS, GRADIENT, METHODS, NATURAL, SHARED,
 from fgaa_utils.project import unknown
 
 DECODER = "decoder"  # a fit: no effect map, a latent's direction is its decoder row
+CONTRASTS = ((False, False), (False, True), (True, False), (True, True))  # BOS in the means of streams, whitened
 Sides = dict[str, tuple[Tensor, Tensor]]  # behaviour: means of the texts of X+ and of X-
 EffectMaps = Callable[[str, int | None], EffectMap]  # of (fit, effect_vectors)
 
@@ -312,13 +313,14 @@ def _control(recipe: Recipe, ingredients: Ingredients) -> Tensor:
 class Tries:
     """What each method chooses among on validation, as many for every method.
 
-    n1 of FGAA, natural_n1 of NG-FGAA, ranks of SAE and SAE-TS; CAA and NG-CAA have BOS in the means or not, whitened or
-    not. NG has two targets of latents, the whitened contrast, and their sum. controls: draws of each random control.
+    n1 of FGAA, natural_n1 of NG-FGAA, ranks of SAE and SAE-TS; contrasts, how many of CONTRASTS CAA and NG-CAA have. NG has
+    two targets of latents, the whitened contrast, and their sum. controls: draws of each random control.
     """
 
     n1: list[int]
     natural_n1: list[int]
     ranks: list[int]
+    contrasts: int
     controls: int
 
 
@@ -327,7 +329,8 @@ def recipes(default: Recipe, behaviours: list[str], tries: Tries) -> dict[Vector
     made = {}
     natural = replace(default, fit=GRADIENT, fisher=True, bias_weight=0.0)
     for b in behaviours:
-        made |= _contrasts(default, "caa", b) | _contrasts(natural, "ng_caa", b)
+        for like, method in ((default, "caa"), (natural, "ng_caa")):
+            made |= _contrasts(replace(like, method=method), b, tries.contrasts)
         for rank in tries.ranks:
             for method in ("sae", "sae_ts"):
                 made[VectorName(b, method, rank=rank)] = replace(default, method=method, rank=rank)
@@ -341,14 +344,11 @@ def recipes(default: Recipe, behaviours: list[str], tries: Tries) -> dict[Vector
     return made
 
 
-def _contrasts(default: Recipe, method: str, behaviour: str) -> dict[VectorName, Recipe]:
-    """With BOS in the means and without, whitened and not."""
+def _contrasts(default: Recipe, behaviour: str, count: int) -> dict[VectorName, Recipe]:
+    """The first `count` of CONTRASTS."""
     return {
-        VectorName(behaviour, method, bos=bos, white=white): replace(
-            default, method=method, include_bos=bos, white=white
-        )
-        for bos in (True, False)
-        for white in (False, True)
+        VectorName(behaviour, default.method, bos=bos, white=white): replace(default, include_bos=bos, white=white)
+        for bos, white in CONTRASTS[:count]
     }
 
 
