@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.method.approximator import load_effect_map
 from fgaa_utils.model.lm import load_model
+from fgaa_utils.names import METHODS
 from fgaa_utils.pipeline.settings import WORKSPACES, prepare, read_setting, reproduce
 from fgaa_utils.project import ROOT, STAGES
 from fgaa_utils.sae.load import load_sae, sae_identity
@@ -105,7 +106,7 @@ def finished(run):
 def test_the_whole_pipeline_runs_on_the_papers_files(finished):
     metrics = {path.stem: json.loads(path.read_text()) for path in (finished / "reports" / "metrics").glob("*.json")}
     assert set(metrics) == {stage for stage, notebook in STAGES.items() if notebook} - {"sae", "effects", "compare"}
-    assert {"fgaa", "sae_ts", "sae", "caa", "prompting"} <= set(metrics["evaluation"]["bcs"])
+    assert {*METHODS, "prompting"} <= set(metrics["evaluation"]["bcs"])
     assert metrics["evaluation"]["model"].startswith(f"gemma-2-2b:{tiny_hub.REVISION[:16]}")
     assert set(metrics["ablations"]["rows"]) >= {"default", "density_filter off", "fit decoder, bias_weight 0.0"}
     assert (finished / "reports" / "index.html").exists()
@@ -183,11 +184,11 @@ class Oracle:
         return positive - negative
 
     def vectors(self, sides, n1s, theta: float = 0.5) -> dict[str, np.ndarray]:
-        resid = [oracle.mean_over_texts([self.model.resid(self.ids(text)) for text in side]) for side in sides]
+        resid = [oracle.mean_over_texts([self.model.resid(self.ids(text))[1:] for text in side]) for side in sides]
         v = oracle.filtered(self.v_diff(sides), self.density, self.bos, theta)
         first = int(v.argmax())
         return {
-            "caa": oracle.unit(resid[0] - resid[1]),
+            "caa.bos=0,white=0": oracle.unit(resid[0] - resid[1]),
             "sae.rank=1": oracle.unit(self.sae.W_dec[first]),
             "sae_ts.rank=1": oracle.v_opt(self.W, self.b, np.eye(len(v))[first]),
         } | {f"fgaa.n1={n1},n2=0": oracle.v_opt(self.W, self.b, oracle.v_target(v, n1, 0)) for n1 in n1s}
