@@ -175,7 +175,7 @@ class Vectors(Section):
     natural_n1: Counts
     n2_grid: Annotated[list[Natural], AfterValidator(_distinct)]
     ranks: Counts
-    contrasts: Annotated[int, Field(ge=1, le=4)]
+    contrasts: Annotated[int, Field(ge=2, le=4)]
     controls: Count
 
 
@@ -260,6 +260,11 @@ def _between_sections(params: dict[str, dict[str, Any]]) -> list[str]:
         )
     if prompt not in design["test_prompts"]:
         errors.append(f"evaluation.paper_prompt is {prompt!r}; it must be one of design.test_prompts")
+    gradients = params["gradients"]
+    openers = len(gradients["openers"])
+    for key, by in (("rollouts", openers * gradients["parts"]), ("check_rollouts", 2 * openers)):
+        if gradients[key] % by:
+            errors.append(f"gradients.{key} is {gradients[key]}; with {openers} openers it must be a multiple of {by}")
     return errors + [error for row in params["ablation_samples"]["rows"] for error in _row_errors(row, params)]
 
 

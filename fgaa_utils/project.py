@@ -36,6 +36,7 @@ STAGES: dict[str, str | None] = {
     "compare": "compare",
     "render": None,
 }
+FROZEN = ("sae", "effects", "gradients", "ablation_samples", "ablations")  # run by `make again` alone
 
 
 def artefact(path: str) -> Path:
@@ -45,7 +46,9 @@ def artefact(path: str) -> Path:
     """
     found = DATA / path
     if not found.exists():
-        raise FileNotFoundError(f"data/{path} is not there; run `dvc repro {path.split('/')[0]}`")
+        stage = path.split("/")[0]
+        command = f"make again STAGE={stage}" if stage in FROZEN else f"dvc repro {stage}"
+        raise FileNotFoundError(f"data/{path} is not there; run `{command}`")
     return found
 
 

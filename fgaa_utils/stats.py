@@ -71,6 +71,15 @@ def estimate(value: float, draws: NDArray, n: int, *, units: int | None = None) 
     return {"value": round(value, 4), "lo": round(lo, 4), "hi": round(hi, 4), "n": n}
 
 
+def average_estimate(scores: NDArray, n: int, *, draws: int, seed: int) -> dict[str, float]:
+    """{value, lo, hi, n} of the average over behaviours of their scores (behaviours,), between 0 and 1; one behaviour
+    tells nothing of others, and its interval is all that scores can be."""
+    value = float(scores.mean())
+    if len(scores) < 2:
+        return {"value": round(value, 4), "lo": 0.0, "hi": 1.0, "n": n}
+    return estimate(value, average_draws(scores, draws=draws, seed=seed), n, units=len(scores))
+
+
 def average_draws(scores: NDArray, *, draws: int, seed: int) -> NDArray:
     """Bootstrap distribution (draws,) of an average over behaviours from their scores (behaviours,).
 

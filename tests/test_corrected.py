@@ -9,6 +9,7 @@ import pytest
 from fgaa_utils.evaluation import corrected
 
 KEYS = ["anger", "love"]
+METHODS = ["ng", "fgaa", "sae_ts", "sae", "caa", "prompting"]
 
 
 def texts_of(rng, truth, kindness, noise, count=60):
@@ -18,12 +19,12 @@ def texts_of(rng, truth, kindness, noise, count=60):
 
 
 def made(seed, kindness, noise=0.05, labelled=12):
-    """(results, labels) of FGAA and CAA, equally good, whose judge is kinder to FGAA."""
+    """(results, labels, all texts) of methods that are equally good, whose judge is kinder to some."""
     rng = np.random.default_rng(seed)
     rows = []
-    for method in ("fgaa", "caa"):
+    for method in METHODS:
         for key in KEYS:
-            label, score = texts_of(rng, 0.5, kindness[method], noise)
+            label, score = texts_of(rng, 0.5, kindness.get(method, 0.0), noise)
             rows.append(
                 pd.DataFrame({"method": method, "behaviour": key, "B": score, "behaviour_label": label}).assign(
                     text=[f"{seed} {method} {key} {i}" for i in range(len(label))], coherence=0.8, coherence_label=0.8
@@ -31,11 +32,9 @@ def made(seed, kindness, noise=0.05, labelled=12):
             )
     frame = pd.concat(rows, ignore_index=True)
     frame = frame.assign(variant="", scale=1.0, **{f"B_{key}": frame.B for key in KEYS})
-    choices = pd.DataFrame(
-        [{"target": k, "method": m, "variant": "", "scale": 1.0} for m in ("fgaa", "caa") for k in KEYS]
-    )
+    choices = pd.DataFrame([{"target": k, "method": m, "variant": "", "scale": 1.0} for m in METHODS for k in KEYS])
     results = SimpleNamespace(
-        methods=["fgaa", "caa"],
+        methods=METHODS,
         keys=KEYS,
         test=frame.drop(columns=["behaviour_label", "coherence_label", "B"]),
         choice=lambda method, key: choices[(choices.method == method) & (choices.target == key)].iloc[0],
@@ -81,9 +80,15 @@ def test_the_estimate_by_hand():
 
 def test_a_method_without_labels_of_some_behaviour_is_left_out():
     results, labels, _ = made(0, {"fgaa": 0.1, "caa": 0.0})
-    some = labels[(labels.method != "caa") | (labels.behaviour != "love")]
-    assert list(corrected.corrected_scores(results, some)) == ["fgaa"]
-    foreign = labels.assign(text="of another run")
+    some = labels[(labels.method != "ng") | (labels.behaviour != "love")]
+    assert list(corrected.corrected_scores(results, some)) == METHODS[1:]
+    for gone in ("caa", "prompting"):  # without one of the paper's methods, or prompting, nothing is corrected
+        assert corrected.corrected_metrics(results, labels[labels.method != gone], draws=10, seed=0) == {}
+
+
+def test_texts_of_another_run_are_no_sample_even_if_some_are_alike():
+    results, labels, _ = made(0, {})
+    foreign = labels.assign(text=[t if i % 4 else "of another run" for i, t in enumerate(labels.text)])
     assert corrected.corrected_metrics(results, foreign, draws=10, seed=0) == {}
 
 
@@ -91,6 +96,6 @@ def test_metrics_hold_both_pairings_and_the_number_of_labels():
     results, labels, _ = made(0, {"fgaa": 0.1, "caa": 0.0})
     found = corrected.corrected_metrics(results, labels, draws=50, seed=0)
     scores = corrected.corrected_scores(results, labels)
-    assert found["labels"] == 48 and list(found["paired"]) == ["fgaa"]
+    assert found["labels"] == 144 and list(found["paired"]) == ["fgaa", "ng"]
     assert found["bcs"]["fgaa"]["value"] == pytest.approx(scores["fgaa"].mean(), abs=1e-4)
     assert found["paired"]["fgaa"]["caa"]["value"] == pytest.approx(difference(scores), abs=1e-4)

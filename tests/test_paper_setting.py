@@ -184,11 +184,13 @@ class Oracle:
         return positive - negative
 
     def vectors(self, sides, n1s, theta: float = 0.5) -> dict[str, np.ndarray]:
-        resid = [oracle.mean_over_texts([self.model.resid(self.ids(text))[1:] for text in side]) for side in sides]
+        resid = [oracle.mean_over_texts([self.model.resid(self.ids(text)) for text in side]) for side in sides]
+        plain = [oracle.mean_over_texts([self.model.resid(self.ids(text))[1:] for text in side]) for side in sides]
         v = oracle.filtered(self.v_diff(sides), self.density, self.bos, theta)
         first = int(v.argmax())
         return {
-            "caa.bos=0,white=0": oracle.unit(resid[0] - resid[1]),
+            "caa.bos=0,white=0": oracle.unit(plain[0] - plain[1]),
+            "caa.bos=1,white=0": oracle.unit(resid[0] - resid[1]),
             "sae.rank=1": oracle.unit(self.sae.W_dec[first]),
             "sae_ts.rank=1": oracle.v_opt(self.W, self.b, np.eye(len(v))[first]),
         } | {f"fgaa.n1={n1},n2=0": oracle.v_opt(self.W, self.b, oracle.v_target(v, n1, 0)) for n1 in n1s}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fgaa_utils.evaluation.ablation_plan import DEFAULT, Plan
 from fgaa_utils.figures import with_interval
-from fgaa_utils.stats import average_draws, bcs, detectable_difference, estimate, paired_comparisons
+from fgaa_utils.stats import average_estimate, bcs, detectable_difference, paired_comparisons
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def score_rows(plan: Plan, samples: pd.DataFrame, *, draws: int, seed: int) -> S
     for row in (DEFAULT, *plan.rows):
         parts = _row_cells(plan, row, cells)
         by_behaviour[row] = score_row(parts)
-        average, averages = float(by_behaviour[row].mean()), average_draws(by_behaviour[row], draws=draws, seed=seed)
-        table[row] = estimate(average, averages, sum(map(len, parts)), units=len(plan.behaviours))
+        table[row] = average_estimate(by_behaviour[row], sum(map(len, parts)), draws=draws, seed=seed)
     for row, difference in differences(by_behaviour, plan).items():
         table[row]["difference"] = difference
     return Scores(by_behaviour, table)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fgaa_utils.evaluation.capability_tables import TENTH
 from fgaa_utils.evaluation.claims import Claim, above_all
 from fgaa_utils.evaluation.costs import Costs
-from fgaa_utils.names import LABELS
+from fgaa_utils.names import LABELS, PAPER_METHODS
 
 
 def kept(costs: Costs, rows: NDArray) -> tuple[NDArray, NDArray]:
@@ -59,7 +59,7 @@ def _loses(costs: Costs, scale: float) -> list[Claim]:
 
 
 def _keeps_as_much(costs: Costs) -> Claim:
-    nats = {m: kept(costs, costs.chosen(m))[0] for m in costs.methods}
+    nats = {m: kept(costs, costs.chosen(m))[0] for m in costs.methods if m in PAPER_METHODS}
     return above_all(
         "FGAA keeps as much capability as the others at the chosen scales: minus log perplexity, within a tenth",
         nats["fgaa"],

@@ -169,7 +169,7 @@ def prices(costs: Costs, bcs: dict, *, draws: int, seed: int) -> dict[str, dict]
 
 def price_table(price: dict[str, dict], plain_bcs: float) -> pd.DataFrame:
     """One row a method, and unsteered text, to be shown."""
-    rows = {LABELS[m] + (", as long as FGAA's" if m in CONTROLS else ""): _price_row(of) for m, of in price.items()}
+    rows = {LABELS[m] + (", at FGAA's scales" if m in CONTROLS else ""): _price_row(of) for m, of in price.items()}
     rows[LABELS[UNSTEERED]] = {
         "average BCS": f"{plain_bcs:.3f}",
         "perplexity ratio": "1",

@@ -16,24 +16,29 @@ from numpy.typing import NDArray
 from fgaa_utils.evaluation.results import Results
 from fgaa_utils.evaluation.scores import chosen_samples
 from fgaa_utils.figures import with_interval
-from fgaa_utils.names import LABELS, METHODS, PROMPTING
-from fgaa_utils.stats import average_draws, detectable_difference, estimate, paired_comparisons
+from fgaa_utils.names import LABELS, METHODS, PAPER_METHODS, PROMPTING
+from fgaa_utils.stats import average_estimate, detectable_difference, paired_comparisons
 
+MATCHED = 0.9  # share of a cell's labelled texts that must be this run's, for them to be a sample of its texts
 CRITERIA = {"behaviour": "B", "coherence": "coherence"}  # a criterion's column in samples
 
 
 def labelled_cells(results: Results, labelled: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """{(method, behaviour): the labelled texts of its chosen cell}, scores and labels of both criteria.
+    """{(method, behaviour): the labelled texts of its chosen cell}, scores and labels of both criteria; empty unless the
+    paper's methods and prompting are all there.
 
     labelled: columns behaviour, method, text, `<criterion>_label`. The scores are those of the run's samples, so that a text
-    has the score that its mean over all texts has. Methods of which some behaviour has no labelled text are left out.
+    has the score that its mean over all texts has. A method counts if nearly all its labelled texts are this run's, for
+    every behaviour: on another processor the few texts that come out alike are no sample.
     """
     found = {}
     for method in (m for m in results.methods if m in (*METHODS, PROMPTING)):
         cells = {key: _labelled(results, labelled, method, key) for key in results.keys}
-        if all(len(cell) > 1 for cell in cells.values()):
+        asked = labelled[labelled.method == method].drop_duplicates(["behaviour", "text"]).behaviour.value_counts()
+        if all(len(cell) > 1 and len(cell) >= MATCHED * asked[key] for key, cell in cells.items()):
             found |= {(method, key): cell for key, cell in cells.items()}
-    return found
+    methods = {method for method, _ in found}
+    return found if methods >= {*PAPER_METHODS, PROMPTING} else {}
 
 
 def _labelled(results: Results, labelled: pd.DataFrame, method: str, key: str) -> pd.DataFrame:
@@ -55,7 +60,7 @@ def corrected_mean(scores: NDArray, sample: pd.DataFrame, criterion: str, beta: 
     """The estimate for one cell: scores (texts,) of all its texts, and the labelled ones."""
     part = sample[[f"{criterion}_label", f"{criterion}_score"]].dropna()
     shift = beta * (np.nanmean(scores) - part[f"{criterion}_score"].mean())
-    return float(np.clip(part[f"{criterion}_label"].mean() + shift, 0, 1))
+    return float(part[f"{criterion}_label"].mean() + shift)  # not held to 0..1, which would push low cells up
 
 
 def corrected_scores(results: Results, labelled: pd.DataFrame) -> dict[str, NDArray]:
@@ -77,10 +82,7 @@ def corrected_metrics(results: Results, labelled: pd.DataFrame, *, draws: int, s
     if not scores:
         return {}
     count = sum(map(len, labelled_cells(results, labelled).values()))
-    bcs = {
-        m: estimate(float(v.mean()), average_draws(v, draws=draws, seed=seed), len(v), units=len(v))
-        for m, v in scores.items()
-    }
+    bcs = {m: average_estimate(v, len(v), draws=draws, seed=seed) for m, v in scores.items()}
     paired = {m: _paired(scores, m) for m in ("fgaa", "ng") if m in scores}
     return {"bcs": bcs, "paired": paired, "labels": count}
 

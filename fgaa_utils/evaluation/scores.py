@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fgaa_utils.names import SHARED, UNSTEERED, Cell, method_order, variant_values
-from fgaa_utils.stats import average_draws, bcs, bcs_draws, estimate
+from fgaa_utils.stats import average_estimate, bcs, bcs_draws, estimate
 
 
 def missing_scores(samples: pd.DataFrame, behaviours: list[str]) -> int:
@@ -159,9 +159,8 @@ def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed:
             table[method][choice.target] = estimate(bcs(b, c), boots[-1], len(cell), units=cell.prompt.nunique())
         distributions[method] = np.stack(boots)
         entries = list(table[method].values())
-        value, total = np.mean([entry["value"] for entry in entries]), sum(entry["n"] for entry in entries)
-        averages = average_draws(np.array([entry["value"] for entry in entries]), draws=draws, seed=seed)
-        average = estimate(float(value), averages, total, units=len(entries))
+        values, total = np.array([entry["value"] for entry in entries]), sum(entry["n"] for entry in entries)
+        average = average_estimate(values, total, draws=draws, seed=seed)
         table[method]["average"] = average if len(entries) > 1 else entries[0]
     return table, distributions
 

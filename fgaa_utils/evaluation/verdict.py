@@ -1,4 +1,4 @@
-"""What a run found, in four sentences and two tables, from its metrics: README, reports and `make repro` say the same.
+"""What a run found, in a few sentences and two tables, from its metrics: README, reports and `make repro` say the same.
 
 Scores are average BCS over behaviours; differences are FGAA's less another's, paired by behaviour, p corrected (Holm).
 """
@@ -22,7 +22,7 @@ def verdict(evaluation: dict, judge: dict | None, capability: dict) -> list[str]
         steering_sentence(evaluation),
         labels_sentence(judge, evaluation.get("corrected")),
         *natural_sentences(evaluation),
-        prompting_sentence(evaluation, judge),
+        prompting_sentence(evaluation),
         price_sentence(capability),
     ]
 
@@ -39,7 +39,7 @@ def steering_sentence(evaluation: dict) -> str:
 
 
 def labels_sentence(judge: dict | None, corrected: dict | None = None) -> str:
-    """The same corrected by the labels of this run's texts, else by the texts that annotators labelled of an earlier one;
+    """The same corrected by the labels of this run's texts, else by the texts of an earlier run that annotators labelled;
     and whom the judge favours on these."""
     if not judge or not judge["labelled_bcs"]:
         return "**No labels.** Nobody has labelled texts of this run, so that its judge is all there is."
@@ -52,8 +52,8 @@ def labels_sentence(judge: dict | None, corrected: dict | None = None) -> str:
         )
     scores, paired = steering(judge["labelled_bcs"]["labels"]), judge["labelled_paired"]
     return (
-        f"**By the labels: {lower(headline(scores, paired))}.** On {scores[OURS]['n']} texts a method of the run that two "
-        f"language models labelled, {standing(scores, paired)}; {favoured}."
+        f"**By labels of an earlier run, with other vectors and strengths: {lower(headline(scores, paired))}.** On "
+        f"{scores[OURS]['n']} texts a method, labelled by two language models, {standing(scores, paired)}; {favoured}."
     )
 
 
@@ -71,8 +71,19 @@ def natural_sentences(evaluation: dict) -> list[str]:
     told = [f"by the judge {_natural_scores(*judged)}", f"corrected by labels {_natural_scores(*sure)}" if sure else ""]
     return [
         f"**By natural gradient the same texts steer better than {above}, worse than {below}, undecided against {level}.** "
-        f"The vector that raises their rewards most at equal KL (NG) scores {'; '.join(filter(None, told))}."
+        f"The vector that raises their rewards most at equal KL (NG: FGAA's target, CAA's contrast, or "
+        f"both) scores {'; '.join(filter(None, told))}. Same reward for same reward, by the judge: {_same_rewards(evaluation)}."
     ]
+
+
+def _same_rewards(evaluation: dict) -> str:
+    """What the natural gradient adds to FGAA and to CAA: differences of the paper's method, the other way round."""
+    paired = evaluation["paired"]
+    scores = {m: with_interval(evaluation["bcs"][m]["average"]) for m in ("ng_fgaa", "ng_caa")}
+    return (
+        f"NG-FGAA {scores['ng_fgaa']}, {compared(flipped(paired['ng_fgaa']), 'FGAA')}; NG-CAA {scores['ng_caa']}, where CAA "
+        f"has {with_interval(evaluation['bcs']['caa']['average'])}"
+    )
 
 
 def _natural_scores(paired: dict[str, dict], score: dict) -> str:
@@ -80,15 +91,17 @@ def _natural_scores(paired: dict[str, dict], score: dict) -> str:
     return f"{with_interval(score)}, {others}"
 
 
-def prompting_sentence(evaluation: dict, judge: dict | None) -> str:
-    """Prompting against FGAA, by the judge and, where there are labels, by these."""
-    entry, score = flipped(evaluation["paired"][PROMPTING]), evaluation["bcs"][PROMPTING]["average"]
-    by_labels = judge["labelled_paired"].get(PROMPTING) if judge else None
-    labels = f" (by the labels {compared(flipped(by_labels), 'FGAA')})" if by_labels else ""
+def prompting_sentence(evaluation: dict) -> str:
+    """Prompting against FGAA, by the judge and corrected by labels, which decide where there are any."""
+    judged, score = flipped(evaluation["paired"][PROMPTING]), evaluation["bcs"][PROMPTING]["average"]
+    corrected = evaluation.get("corrected")
+    sure = flipped(corrected["paired"][OURS][PROMPTING]) if corrected else None
+    entry = sure or judged
     place = "beats FGAA" if wins(entry) else "loses to FGAA" if loses(entry) else "is not told apart from FGAA"
+    labels = f" (corrected by labels {compared(sure, 'FGAA')})" if sure else ""
     return (
         f"**Prompting {place}.** The contrastive texts as a prompt, without a vector, score {with_interval(score)}, "
-        f"{compared(entry, 'FGAA')}{labels}."
+        f"{compared(judged, 'FGAA')}{labels}."
     )
 
 
@@ -183,11 +196,10 @@ def lower(sentence: str) -> str:
     return sentence if sentence.startswith(tuple(LABELS.values())) else sentence[0].lower() + sentence[1:]
 
 
-def summary_table(evaluation: dict, judge: dict | None, capability: dict) -> pd.DataFrame:
+def summary_table(evaluation: dict, capability: dict) -> pd.DataFrame:
     """Average BCS by judge and labels and the price, one row a method; controls but unsteered text are left out. Scores
-    corrected by labels of this run's texts, where there are any, stand for those of labels alone."""
-    corrected = (evaluation.get("corrected") or {}).get("bcs")
-    labels = corrected or (judge["labelled_bcs"].get("labels", {}) if judge else {})
+    corrected by labels stand beside those of the judge if this run's texts were labelled."""
+    labels = (evaluation.get("corrected") or {}).get("bcs", {})
     price = capability["at_chosen_scale"]
     rows = {}
     for method in method_order(list(evaluation["bcs"])):
@@ -195,7 +207,7 @@ def summary_table(evaluation: dict, judge: dict | None, capability: dict) -> pd.
             cost = price.get(method, {})
             rows[LABELS[method]] = {
                 "BCS by the judge": shown(evaluation["bcs"][method]["average"]),
-                "BCS corrected by labels" if corrected else "BCS by the labels": shown(labels.get(method)),
+                **({"BCS corrected by labels": shown(labels.get(method))} if labels else {}),
                 "perplexity, times": shown(cost.get("perplexity_ratio"), ".1f"),
                 "accuracy, change": shown(cost.get("accuracy_change"), "+z.2f"),
             }

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from fgaa_utils.project import DATA
-from fgaa_utils.stats import average_draws, bcs, estimate, resample
+from fgaa_utils.stats import average_estimate, bcs, estimate, resample
 
 STEERED = DATA / "labels" / "steered.csv"
 TOP = 3  # highest label
@@ -118,8 +118,7 @@ def method_scores(texts: pd.DataFrame, by: str, *, draws: int, seed: int) -> tup
         cells = [cell for _, cell in part.groupby("behaviour")]
         pairs = [(cell[f"behaviour_{by}"].to_numpy(), cell[f"coherence_{by}"].to_numpy()) for cell in cells]
         scores[method] = np.array([bcs(*pair) for pair in pairs])
-        averages = average_draws(scores[method], draws=draws, seed=seed)
-        table[method] = estimate(float(scores[method].mean()), averages, len(part), units=len(cells))
+        table[method] = average_estimate(scores[method], len(part), draws=draws, seed=seed)
     return scores, table
 
 

@@ -129,7 +129,7 @@ def contrastive_means(
 
 def mean_deviation(lm: LanguageModel, rows: np.ndarray, layer: int) -> float:
     """The mean norm of the residual stream minus its mean, over the tokens of rows that begin with BOS, BOS left out:
-    scale 1 of the evaluation (`resid_std`)."""
+    a scale of 1 where design.scale_unit is resid_std."""
     sample = torch.cat([resid[1:].float() for resid in capture_resid(lm, rows.tolist(), layer)])
     return float((sample - sample.mean(dim=0)).norm(dim=1).mean())
 

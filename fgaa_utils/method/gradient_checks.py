@@ -299,8 +299,10 @@ def _agreement(predicted: NDArray, halves: NDArray) -> dict[str, float]:
 
 
 def kl_ratios(kl: pd.DataFrame) -> pd.Series:
-    """Median over vectors of measured over nominal KL, by nats."""
-    return (kl.measured / kl.nats).groupby(kl.nats).median()
+    """Measured over nominal KL by nats: the median over vectors of the kind that is furthest off there."""
+    ratios = (kl.measured / kl.nats).groupby([kl.nats, kl.kind]).median().unstack()
+    worst = np.log(ratios).abs().idxmax(axis=1)
+    return pd.Series({nats: ratios.loc[nats, kind] for nats, kind in worst.items()}).rename_axis("nats")
 
 
 def quadratic_range(kl: pd.DataFrame) -> float | None:

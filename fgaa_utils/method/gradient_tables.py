@@ -47,13 +47,13 @@ def kl_sentence(kl: pd.DataFrame) -> str:
     if highest is None:
         return (
             f"F does not say what a vector costs: where it promises {ratios.index[0]:g} nats a token, the smallest "
-            f"level, the measured KL is {ratios.iloc[0]:.2f} times that (median over vectors)."
+            f"level, the measured KL is {ratios.iloc[0]:.2f} times that (median over the kind of vectors furthest off)."
         )
     beyond = ratios[ratios.index > highest]
     then = f"; at {beyond.index[0]:g} it is {beyond.iloc[0]:.2f} times" if len(beyond) else ", the largest level"
     return (
         f"F says what a vector costs up to {highest:g} nats a token, where the measured KL is {ratios[highest]:.2f} "
-        f"times the promised (median over vectors){then}."
+        f"times the promised (median over the kind of vectors furthest off){then}."
     )
 
 
@@ -100,7 +100,7 @@ def halves_table(halves: pd.DataFrame) -> pd.DataFrame:
 
 
 def kl_table(kl: pd.DataFrame) -> pd.DataFrame:
-    """By nominal level, medians over vectors: measured KL by kind, its ratio to the nominal, its standard error."""
+    """By nominal level, medians over vectors: measured KL by kind, the ratio of the kind furthest off to the nominal, the standard error."""
     kinds = kl.pivot_table(index="nats", columns="kind", values="measured", aggfunc="median")
     kinds = kinds[list(kl.kind.unique())].rename_axis("nominal, nats a token").rename_axis(columns=None)
     errors = kl.groupby("nats").error.median()

@@ -200,9 +200,11 @@ def contrast(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor
 
 
 def _natural(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor:
-    """(F + natural_ridge mean(diag F) I)^-1 g, where g is the gradient of the recipe's reward: FGAA's target of latents if it has
-    n1, the contrast of mean residual streams if it says whether that is whitened, or the sum of both, each in units of
-    its own largest gain at equal KL."""
+    """(F + natural_ridge mean(diag F) I)^-1 g, where g is the gradient of the recipe's reward.
+
+    The reward is FGAA's target of latents if the recipe has n1, the contrast of mean residual streams if it says whether
+    that is whitened; with both, the vector is the sum of the two, each as long as costs the same KL.
+    """
     gradients = _gradients(recipe, ingredients)
     slopes = []
     if recipe.n1 is not None:
@@ -241,7 +243,8 @@ def steering_vectors(recipes: dict[VectorName, Recipe], ingredients: Ingredients
     for name, recipe in recipes.items():
         if recipe.n1 is not None:
             v = filtered_difference(recipe, name.behaviour, ingredients)
-            _check_left(v, name.behaviour, "n1", recipe.n1)
+            key = "natural_n1" if name.method in NATURAL else "n1"
+            _check_left(v, name.behaviour, key, recipe.n1)
     return {name: steering_vector(recipe, name.behaviour, ingredients) for name, recipe in recipes.items()}
 
 
@@ -353,15 +356,15 @@ def _contrasts(default: Recipe, behaviour: str, count: int) -> dict[VectorName, 
 
 
 def _either(natural: Recipe, behaviour: str, n1: list[int]) -> dict[VectorName, Recipe]:
-    """NG: the middle two targets of NG-FGAA, the whitened contrast of NG-CAA without BOS, and the sum of the first and the
-    last."""
+    """NG: the middle two targets of NG-FGAA, the whitened contrast of NG-CAA without BOS, and the sum of a target and that
+    contrast, all of means without BOS; the last of these, if NG-FGAA has fewer tries."""
     n2 = natural.n2 or 0
     middle = n1[(len(n1) - 1) // 2 :][:2]
     made = {VectorName(behaviour, "ng", n1=n, n2=n2): replace(natural, n1=n) for n in middle}
     streams = replace(natural, include_bos=False, white=True)
     made[VectorName(behaviour, "ng", white=True)] = streams
     made[VectorName(behaviour, "ng", n1=middle[0], n2=n2, white=True)] = replace(streams, n1=middle[0])
-    return made
+    return dict(list(made.items())[-len(n1) :])
 
 
 def fgaa_recipes(default: Recipe, behaviours: list[str], *, n1: list[int], n2: list[int]) -> dict[VectorName, Recipe]:
