@@ -88,7 +88,7 @@ def test_a_method_without_labels_of_some_behaviour_is_left_out():
 
 def test_texts_of_another_run_are_no_sample_even_if_some_are_alike():
     results, labels, _ = made(0, {})
-    foreign = labels.assign(text=[t if i % 4 else "of another run" for i, t in enumerate(labels.text)])
+    foreign = labels.assign(text=[t if i % 4 else f"of another run {i}" for i, t in enumerate(labels.text)])
     assert corrected.corrected_metrics(results, foreign, draws=10, seed=0) == {}
 
 

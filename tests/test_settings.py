@@ -1,12 +1,14 @@
 """Named settings: each is checked against params.yaml and against what is known of the paper's models."""
 
 import copy
+from collections import Counter
 
 import pytest
 import yaml
 from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
+from fgaa_utils.method.recipe import Recipe, Tries, recipes
 from fgaa_utils.names import FITS
 from fgaa_utils.params import check_params, load_params
 from fgaa_utils.pipeline import settings
@@ -187,3 +189,16 @@ def test_a_workspace_has_the_settings_parameters_and_reports_into_a_folder_of_it
     report(workspace, "smollm2-135m")
     kept = tmp_path / "reports" / "settings" / "smollm2-135m"
     assert sorted(p.name for p in kept.iterdir()) == ["metrics", "params.yaml"]
+
+
+@pytest.mark.parametrize("name", [[], ["quick"], ["small"], ["smollm2-135m"], ["gemma-2-2b"], ["gemma-2-9b"]])
+def test_every_method_has_as_many_tries(name):
+    """CAA's contrasts are four at most: fewer than the others' eight in the paper's settings, as the README says."""
+    params = params_of(name)
+    vectors, recipe = params["vectors"], params["recipe"]
+    tries = Tries(vectors["n1"], vectors["natural_n1"], vectors["ranks"], vectors["contrasts"], vectors["controls"])
+    default = Recipe("fgaa", **{key: value for key, value in recipe.items() if key != "natural_ridge"})
+    methods = Counter(made.method for made in recipes(default, ["love"], tries))
+    counts = {m: n for m, n in methods.items() if m not in ("bias",)}
+    wanted = {len(vectors["n1"])} | ({4} if name and name[0].startswith("gemma-2") else set())
+    assert set(counts.values()) == wanted, counts

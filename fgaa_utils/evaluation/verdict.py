@@ -207,12 +207,12 @@ def summary_table(evaluation: dict, capability: dict) -> pd.DataFrame:
             cost = price.get(method, {})
             rows[LABELS[method]] = {
                 "BCS by the judge": shown(evaluation["bcs"][method]["average"]),
-                **({"BCS corrected by labels": shown(labels.get(method))} if labels else {}),
+                "BCS corrected by labels": shown(labels.get(method)),
                 "perplexity, times": shown(cost.get("perplexity_ratio"), ".1f"),
                 "accuracy, change": shown(cost.get("accuracy_change"), "+z.2f"),
             }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-    return table if labels else table.drop(columns="BCS by the labels")
+    return table if labels else table.drop(columns="BCS corrected by labels")
 
 
 def behaviour_table(evaluation: dict) -> pd.DataFrame:
