@@ -108,9 +108,9 @@ def test_prices_are_means_over_behaviours_at_the_chosen_scales(costs):
     assert set(price["random"]["accuracy_change"]) == {"value"}
 
 
-def test_the_price_table_says_whose_length_the_controls_have(costs):
+def test_the_price_table_says_at_whose_scales_the_controls_are(costs):
     table = tables.price_table(tables.prices(costs, BCS, draws=30, seed=0), 0.03)
-    assert table.loc["random vector, as long as FGAA's", "average BCS"] == "0.400 (at its own scale)"
+    assert table.loc["random vector, at FGAA's scales", "average BCS"] == "0.400 (at its own scale)"
     assert table.loc["unsteered"].tolist() == ["0.030", "1", "1", "0"]
     assert table.loc["prompting", "perplexity ratio"] == "1.22 [1.22, 1.22]"
 

@@ -298,7 +298,8 @@ def test_rollouts_of_another_length_than_the_maps_are_refused(tiny, tiny_sae, tm
 )
 def test_the_quadratic_form_holds_up_to_where_the_median_leaves_the_range(ratios, highest):
     levels = [1.0, 2.0, 4.0]
-    rows = [(v, n, n * r * luck) for v, luck in enumerate((0.5, 1, 3)) for n, r in zip(levels, ratios)]
-    kl = pd.DataFrame(rows, columns=["vector", "nats", "measured"])
+    rows = [("far", v, n, n * r * luck) for v, luck in enumerate((0.5, 1, 3)) for n, r in zip(levels, ratios)]
+    rows += [("near", 3, n, n * (1 + (r - 1) / 2)) for n, r in zip(levels, ratios)]  # the kind furthest off counts
+    kl = pd.DataFrame(rows, columns=["kind", "vector", "nats", "measured"])
     assert checks.kl_ratios(kl).tolist() == pytest.approx(ratios)
     assert checks.quadratic_range(kl) == highest

@@ -50,7 +50,7 @@ def test_the_verdict_says_what_is_reproduced_what_f_and_what_g_are_worth():
     )
     assert (
         "F says what a vector costs up to 0.5 nats a token, where the measured KL is 0.90 times the promised (median "
-        "over vectors); at 2 it is 0.50 times."
+        "over the kind of vectors furthest off); at 2 it is 0.50 times."
     ) in said
     assert "At 0.1 nats a token G predicts" in said and "correlation of 0.55 (median" in said
     assert "would reach 0.89" in said and said.endswith("a slope of 0.98.")

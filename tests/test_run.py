@@ -114,12 +114,14 @@ def test_the_cell_has_values_and_comments_of_params_yaml_wherever_they_stand(pro
         (project / "params.yaml").read_text().replace("theta: 0.01 #", "theta: 0.02 # the share; not the count;")
     )
     cell = run.parameter_cell("features", ["theta", "top_contexts", "vectors"])
-    vectors = '{"n1": [1, 2, 4, 8], "n2_grid": [4], "ranks": [1, 2, 3, 4], "controls": 4}'
     assert cell.split("\n") == [
         "theta = 0.02  # the share",
         "top_contexts = 5  # highest activations kept for every latent",
         "# the section vectors of params.yaml",
-        f"vectors = {vectors}",
+        "vectors = {",
+        '    "n1": [1, 2, 4, 8], "natural_n1": [2, 8, 32, 128], "n2_grid": [4], "ranks": [1, 2, 3, 4], "contrasts": 4,',
+        '    "controls": 4,',
+        "}  # fmt: skip",
     ]
 
 
@@ -132,7 +134,7 @@ def test_a_long_comment_ends_between_words(project):
 
 def test_sync_rewrites_only_notebooks_that_hold_other_values(project):
     features, vectors = run.notebook_path("features"), run.notebook_path("vectors")
-    names = ["n1", "n2_grid", "ranks", "controls"]
+    names = ["n1", "natural_n1", "n2_grid", "ranks", "contrasts", "controls"]
     bare = "\n".join(line.split("  #")[0] for line in run.parameter_cell("vectors", names).split("\n"))
     write(vectors, parameters_of(bare))
     before = vectors.read_text()
@@ -153,5 +155,5 @@ def test_every_parameter_is_checked_before_a_stage_runs(project):
         run.run_stage("features")
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     write(run.notebook_path("vectors"), parameters_of("n1 = [1]"))
-    with pytest.raises(ValueError, match=r"key in section 'vectors' of params\.yaml: 'controls'"):
+    with pytest.raises(ValueError, match=r"key in section 'vectors' of params\.yaml: 'contrasts'"):
         run.run_stage("features")
