@@ -55,7 +55,8 @@ def _intervals(ax: Axes, entries: list[dict], methods: list[str]) -> None:
 def by_behaviour(results: Results) -> sns.FacetGrid:
     """Test BCS of every method with its interval, one panel a behaviour."""
     frame = pd.DataFrame({"behaviour": list(results.names.values()), "key": results.keys})
-    grid = sns.FacetGrid(frame, col="behaviour", col_wrap=min(5, len(frame)), height=1.9, aspect=1.0)
+    height = max(1.9, 0.19 * len(results.methods))
+    grid = sns.FacetGrid(frame, col="behaviour", col_wrap=min(5, len(frame)), height=height, aspect=1.9 / height)
     grid.set_titles("{col_name}")
     for key, ax in zip(results.keys, grid.axes.flat):
         _intervals(ax, [results.bcs[m][key] for m in results.methods], results.methods)

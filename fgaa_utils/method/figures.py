@@ -97,7 +97,8 @@ def predicted_effects(matrices: dict[str, pd.DataFrame]) -> sns.FacetGrid:
     def heat(data: pd.DataFrame, **_) -> None:
         sns.heatmap(data.drop(columns="method"), vmin=-0.4, vmax=0.4, cmap="vlag", square=True, cbar=False)
 
-    grid = sns.FacetGrid(long, col="method", col_wrap=2, height=2.9)
+    wrap, height = (2, 2.9) if len(matrices) <= 4 else (4, 2.3)
+    grid = sns.FacetGrid(long, col="method", col_wrap=wrap, height=height)
     grid.map_dataframe(heat)
     grid.set_titles("{col_name}").set_axis_labels("target of", "vector for")
     colour_bar(grid, "cosine of predicted effect and target")
