@@ -1,0 +1,32 @@
+"""The behaviours that no choice has seen: whole, matched in length, and split by a rule before anything is run."""
+
+from hashlib import sha256
+from statistics import mean
+
+import pytest
+
+from fgaa_utils.data.behaviours import FOLDER, read_behaviours
+from fgaa_utils.project import DATA, read_yaml
+
+UNSEEN = DATA / "unseen" / "behaviours"
+BEHAVIOURS = read_behaviours("all", UNSEEN)
+
+
+def test_forty_eight_behaviours_are_split_by_the_digest_of_their_keys():
+    split = read_yaml(DATA / "unseen" / "split.yaml")
+    order = sorted((b.key for b in BEHAVIOURS), key=lambda key: sha256(key.encode()).hexdigest())
+    assert (split["development"], split["test"]) == (sorted(order[:12]), sorted(order[12:]))
+    assert len(order) == 48
+
+
+def test_none_is_among_the_papers_nine():
+    assert not {b.key for b in BEHAVIOURS} & {path.stem for path in FOLDER.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda b: b.key)
+def test_a_behaviour_has_texts_enough_of_like_length(behaviour):
+    assert len(behaviour.positive) == len(behaviour.negative) == 10
+    assert min(len(behaviour.judge_positive), len(behaviour.judge_negative)) >= 30
+    if not behaviour.language:
+        words = [mean(len(text.split()) for text in side) for side in (behaviour.positive, behaviour.negative)]
+        assert 0.75 < words[0] / words[1] < 1.33, words
