@@ -60,7 +60,9 @@ def by_behaviour(results: Results) -> sns.FacetGrid:
     grid.set_titles("{col_name}")
     for key, ax in zip(results.keys, grid.axes.flat):
         _intervals(ax, [results.bcs[m][key] for m in results.methods], results.methods)
-        ax.set(xlabel="BCS", xlim=(0, None))
+        ax.set(xlabel="BCS")
+    furthest = max(results.bcs[m][key]["hi"] for m in results.methods for key in results.keys)
+    grid.set(xlim=(0, 1.05 * furthest))  # the panels share it: set by one of them, it would cut the others
     return grid
 
 
