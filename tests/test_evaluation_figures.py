@@ -66,7 +66,7 @@ def test_n1_lines_have_a_mean_with_its_interval(results):  # noqa: F811
     assert grid.ax.get_xscale() == "log" and [t.get_text() for t in grid.ax.get_xticklabels()] == ["2", "16"]
 
 
-def test_no_interval_is_cut_by_a_panel(results):
+def test_no_interval_is_cut_by_a_panel(results):  # noqa: F811
     grid = figures.by_behaviour(results)
     ends = [line.get_xdata().max() for ax in grid.axes.flat for line in ax.lines]
     assert all(ax.get_xlim()[1] >= max(ends) for ax in grid.axes.flat)
