@@ -15,6 +15,7 @@ from fgaa_utils.method.gradients import (
     tail_sums,
 )
 from fgaa_utils.model.generate import SamplingParams
+from fgaa_utils.model.head import kept_tokens
 from fgaa_utils.model.steer import edited_logits
 from fgaa_utils.sae.load import encode
 
@@ -201,7 +202,7 @@ def test_a_drawn_token_outside_the_top_takes_the_last_place(tiny):
     hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     order = tiny.hf.lm_head(hidden).argsort(descending=True)
     drawn = torch.stack([order[0, 1], order[1, 0], order[2, 2], order[3, 50]])
-    kept = gradients._kept_tokens(tiny, hidden, drawn, 3)
+    kept = kept_tokens(tiny, hidden, drawn, 3)
     assert kept[:, 0].tolist() == drawn.tolist()
     for row, ranks, wanted in zip(kept, order, ([0, 1, 2], [0, 1, 2], [0, 1, 2], [50, 0, 1])):
         assert set(row.tolist()) == set(ranks[wanted].tolist())

@@ -16,9 +16,10 @@ from sae_lens import SAE
 from torch import Tensor
 
 from fgaa_utils.method.gradient_map import GradientMap
-from fgaa_utils.method.gradients import _head, _kept_tokens, _token_logits, gradient_map, sums_of
+from fgaa_utils.method.gradients import gradient_map, sums_of
 from fgaa_utils.model.generate import Rows, SamplingParams, generate, row_seeds
 from fgaa_utils.model.halving import Halving
+from fgaa_utils.model.head import head_envoy, kept_tokens, token_logits
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import check_delta
 from fgaa_utils.sae.load import encode
@@ -145,7 +146,7 @@ def read_both_ways(lm: LanguageModel, ids: Tensor, layer: int, delta: Tensor) ->
     resid is the residual stream after block `layer` before anything is added; plain and steered enter the head, without
     and with `delta` (rows, d_model) added there.
     """
-    block, (_, entrance) = lm.block(layer), _head(lm)
+    block, head = lm.block(layer), head_envoy(lm)
     added = check_delta(lm, delta, len(ids))
     entering = []
     for vector in (torch.zeros_like(added), added):
@@ -153,7 +154,7 @@ def read_both_ways(lm: LanguageModel, ids: Tensor, layer: int, delta: Tensor) ->
             with tracer.invoke({"input_ids": ids.to(lm.device), "attention_mask": torch.ones_like(ids).to(lm.device)}):
                 resid = block.output.save()
                 block.output = resid + vector
-                hidden = entrance.input.save()
+                hidden = head.input.save()
                 tracer.stop()
         entering.append(hidden)
     return resid, *entering
@@ -176,8 +177,8 @@ def next_token_kl(
     F fixes the set too, at the unsteered top k; what a change of the set costs is in neither. In bfloat16 the logits
     come in steps, as when the text was drawn, which adds about step^2 / 12 nats: 0.001 where they are from 16 to 32.
     """
-    kept = _kept_tokens(lm, steered, drawn, top_k)
-    logp, logq = ((_token_logits(lm, hidden, kept) / temperature).log_softmax(dim=1) for hidden in (steered, plain))
+    kept = kept_tokens(lm, steered, drawn, top_k)
+    logp, logq = ((token_logits(lm, hidden, kept) / temperature).log_softmax(dim=1) for hidden in (steered, plain))
     return (logp.exp() * (logp - logq)).sum(dim=1).cpu()
 
 

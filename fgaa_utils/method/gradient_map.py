@@ -10,6 +10,13 @@ from torch import Tensor
 from fgaa_utils.shards import check_identity, load_tensors, save_tensors
 
 
+def damped_solve(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
+    """(A + ridge mean(diag A) I)^-1 b, float32, of a positive matrix A (n, n) and b (n,) or (n, m); solved in double, since
+    the eigenvalues of such matrices span six orders."""
+    damped = matrix + ridge * matrix.diagonal().mean() * torch.eye(len(matrix))
+    return torch.linalg.solve(damped.double(), right.double()).float()
+
+
 @dataclass(frozen=True)
 class GradientMap:
     """G of the latents (d_model, d_sae) and of the mean residual stream (d_model, d_model), F (d_model, d_model) of a
@@ -38,18 +45,12 @@ class GradientMap:
         G = tensors["G"].float() * tensors["unit"]
         return cls(G, tensors["G_resid"], tensors["F"], tensors["covariance"], tokens, metadata)
 
-    def damped(self, ridge: float) -> Tensor:
-        """F + ridge * mean(diag F) * I."""
-        return self.F + ridge * self.F.diagonal().mean() * torch.eye(len(self.F))
-
     def natural(self, gradient: Tensor, ridge: float) -> Tensor:
         """(F + ridge mean(diag F) I)^-1 g of a gradient (d_model,) or gradients (d_model, n): steepest ascent at equal
         KL. ridge of infinity is the plain gradient."""
         if np.isinf(ridge):
             return gradient
-        # in double: eigenvalues of F span six orders
-        solved = torch.linalg.solve(self.damped(ridge).double(), gradient.double())
-        return solved.float()
+        return damped_solve(self.F, gradient, ridge)
 
     def coefficient(self, vector: Tensor, nats: float) -> float:
         """The coefficient at which a unit vector (d_model,) costs `nats` a token by the quadratic form of F."""

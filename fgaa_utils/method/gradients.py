@@ -20,24 +20,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
+from operator import add
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from sae_lens import SAE
 from torch import Tensor
 from tqdm import tqdm
 
+from fgaa_utils.method.effects import opener_rows
 from fgaa_utils.method.gradient_map import GradientMap
-from fgaa_utils.model.generate import Rows, SamplingParams, exact_top_k, generate, row_seeds
+from fgaa_utils.model.generate import Rows, SamplingParams, generate
 from fgaa_utils.model.halving import Halving
+from fgaa_utils.model.head import head_envoy, kept_tokens, token_logits
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import check_delta
 from fgaa_utils.sae.load import encode
 from fgaa_utils.shards import ShardStore, identity
 
-HEAD_ROWS = 1024  # positions whose whole row of logits is in memory at once
 GRADIENTS = 20  # what the rollouts add to the run's seed
 
 
@@ -53,42 +54,6 @@ def frozen_weights(lm: LanguageModel) -> Iterator[None]:
     finally:
         for parameter, before in wanted:
             parameter.requires_grad_(before)
-
-
-def _head(lm: LanguageModel):
-    """(output embedding module, nnsight's envoy of it)."""
-    head = lm.hf.get_output_embeddings()
-    path = next(name for name, module in lm.hf.named_modules() if module is head)
-    return head, reduce(getattr, path.split("."), lm.nn)
-
-
-def _softcap(lm: LanguageModel, logits: Tensor) -> Tensor:
-    cap = getattr(lm.hf.config.get_text_config(), "final_logit_softcapping", None)
-    return cap * torch.tanh(logits / cap) if cap else logits
-
-
-def _token_logits(lm: LanguageModel, hidden: Tensor, tokens: Tensor) -> Tensor:
-    """Logits (n, k), float32, of some tokens (n, k) after hidden states (n, d_model) that enter the head."""
-    head, _ = _head(lm)
-    logits = torch.einsum("nd,nkd->nk", hidden, head.weight[tokens]).float()
-    bias = getattr(head, "bias", None)
-    return _softcap(lm, logits if bias is None else logits + bias[tokens])
-
-
-@torch.no_grad()
-def _kept_tokens(lm: LanguageModel, hidden: Tensor, drawn: Tensor, top_k: int) -> Tensor:
-    """The tokens that are drawn among after each hidden state (n, d_model), (n, top_k); the one drawn (n,) is the first.
-
-    Where rounding left it out of the top_k on this reading, it takes the place of the least likely.
-    """
-    head, _ = _head(lm)
-    found = [exact_top_k(_softcap(lm, head(part)), top_k)[1] for part in hidden.split(HEAD_ROWS)]
-    kept = torch.cat(found)
-    place = (kept == drawn[:, None]).float()
-    place[:, -1] += 0.5  # argmax: where it is, else the last
-    kept.scatter_(1, place.argmax(dim=1, keepdim=True), kept[:, :1].clone())
-    kept[:, 0] = drawn
-    return kept
 
 
 @dataclass(frozen=True)
@@ -115,7 +80,7 @@ def read_rollouts(
 
     Through nnsight, whose trace keeps the graph of what is saved; the weights must be frozen (see frozen_weights).
     """
-    block, (_, entrance) = lm.block(layer), _head(lm)
+    block, head = lm.block(layer), head_envoy(lm)
     ids = ids.to(lm.device)
     start = torch.zeros(len(ids), lm.d_model) if delta is None else delta
     leaf = check_delta(lm, start, len(ids)).clone().requires_grad_()
@@ -124,12 +89,12 @@ def read_rollouts(
             with tracer.invoke({"input_ids": ids, "attention_mask": torch.ones_like(ids)}):
                 resid = block.output.save()
                 block.output = resid + leaf
-                hidden = entrance.input.save()
+                hidden = head.input.save()
                 tracer.stop()
         hidden, drawn = hidden[:, prompt - 1 : -1], ids[:, prompt:]
         flat = hidden.flatten(0, 1)
-        kept = _kept_tokens(lm, flat.detach(), drawn.flatten(), top_k)
-        logits = _token_logits(lm, flat, kept) / temperature
+        kept = kept_tokens(lm, flat.detach(), drawn.flatten(), top_k)
+        logits = token_logits(lm, flat, kept) / temperature
         logp = logits.log_softmax(dim=1)[:, 0].view(drawn.shape)
         parts = segment_slices(drawn.shape[1], segments)
         scores = [
@@ -248,14 +213,6 @@ def gradient_map(sums: ScoreSums, tokens: int, identity: dict) -> GradientMap:
     return GradientMap(G, G_resid, sums.fisher_information(), sums.covariance(), tokens, identity)
 
 
-def rollout_rows(openers: list[list[int]], d_model: int, count: int, seeds: tuple[int, ...]) -> Rows:
-    """`count` unsteered rollouts, the openers taking turns."""
-    turn = np.arange(count) % len(openers)
-    zeros = np.zeros(count)
-    drawn = row_seeds(*seeds, count=count)
-    return Rows(openers, torch.zeros(1, d_model), turn, zeros.astype(int), zeros.astype(np.float32), drawn)
-
-
 def gradient_shards(
     lm: LanguageModel,
     sae: SAE,
@@ -285,17 +242,21 @@ def gradient_shards(
     ids = lm.encode(openers)
     shaping = vars(sampling) | {"openers": ids, "rollouts": rollouts, "seed": seed, "segments": segments}
     store = ShardStore(folder / "gradients", identity(lm, sae, layer=layer, **shaping), parts)
-    size = rollouts // parts
+    zero = torch.zeros(1, lm.d_model)
     for part in store.missing():
-        rows = rollout_rows(ids, lm.d_model, size, (seed, GRADIENTS, part))
-        made: dict[str, Any] = {
-            "layer": layer,
-            "sampling": sampling,
-            "segments": segments,
-            "batch_tokens": batch_tokens or lm.batch_tokens,
-        }
-        named = f"part {part + 1} of {parts}"
-        store.write(part, _part(lm, sae, rows, folder / "rollouts", len(openers), named, **made))
+        rows = opener_rows(ids, zero, torch.zeros(1), repeats=rollouts // parts, seeds=(seed, GRADIENTS, part))
+        made = _part(
+            lm,
+            sae,
+            rows,
+            folder / "rollouts",
+            f"part {part + 1} of {parts}",
+            layer=layer,
+            sampling=sampling,
+            segments=segments,
+            batch_tokens=batch_tokens or lm.batch_tokens,
+        )
+        store.write(part, made)
     return store
 
 
@@ -304,7 +265,6 @@ def _part(
     sae: SAE,
     rows: Rows,
     folder: Path,
-    openers: int,
     name: str,
     *,
     layer: int,
@@ -314,7 +274,7 @@ def _part(
 ) -> dict[str, Tensor]:
     scores = torch.empty(len(rows), segments, lm.d_model, dtype=torch.float16)
     tokens = torch.empty(len(rows), sampling.new_tokens, dtype=torch.int32)
-    total = None
+    sums = []
     in_parts = Halving(max(1, batch_tokens // 32))
     drawn: dict[str, Any] = {"segments": segments, "top_k": sampling.top_k, "temperature": sampling.temperature}
     # generate everything before the weights are frozen
@@ -334,39 +294,28 @@ def _part(
             both = in_parts(read, len(ids))
         s, resid = both[:, :segments], both[:, segments:]
         opener = torch.from_numpy(rows.prompt[members])
-        sums = _sums(sae, s, resid, width, opener, openers, segments)
-        total = sums if total is None else total + sums
+        sums.append(_sums(sae, s, resid, width, opener, len(rows.prompts), segments))
         scores[members], tokens[members] = s.half(), new
     bar.close()
-    assert total is not None
-    return total.tensors() | {"scores": scores, "tokens": tokens}
+    return reduce(add, sums).tensors() | {"scores": scores, "tokens": tokens}
 
 
 def _sums(
     sae: SAE, scores: Tensor, resid: Tensor, prompt: int, opener: Tensor, openers: int, segments: int, rows: int = 64
 ) -> ScoreSums:
     """The sums of rows of one prompt length; the latents of `rows` rows are in memory at once."""
-    total = None
     positions = resid.shape[1] - 1  # without BOS
-    for k in range(0, len(resid), rows):
-        part = slice(k, k + rows)
+
+    def of(part: slice) -> ScoreSums:
         new = resid[part, prompt:]
-        rewards = {
-            "latents": tail_sums(encode(sae, new), segments) / positions,
-            "resid": tail_sums(new, segments) / positions,
-        }
-        means = resid[part, 1:].mean(dim=1)
-        sums = ScoreSums.of(scores[part], rewards, means, opener[part], openers)
-        total = sums if total is None else total + sums
-    assert total is not None
-    return total
+        latents = tail_sums(encode(sae, new), segments) / positions
+        rewards = {"latents": latents, "resid": tail_sums(new, segments) / positions}
+        return ScoreSums.of(scores[part], rewards, resid[part, 1:].mean(dim=1), opener[part], openers)
+
+    return reduce(add, (of(slice(k, k + rows)) for k in range(0, len(resid), rows)))
 
 
 def sums_of(store: ShardStore, parts: list[int] | None = None) -> ScoreSums:
     """The sums of some shards (all by default)."""
-    total = None
-    for part in range(store.count) if parts is None else parts:
-        sums = ScoreSums.from_tensors(store.read(part))
-        total = sums if total is None else total + sums
-    assert total is not None, "a store has shards"
-    return total
+    wanted = range(store.count) if parts is None else parts
+    return reduce(add, (ScoreSums.from_tensors(store.read(part)) for part in wanted))

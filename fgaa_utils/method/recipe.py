@@ -22,7 +22,7 @@ from fgaa_utils.method.features import (
     means_name,
     target,
 )
-from fgaa_utils.method.gradient_map import GradientMap
+from fgaa_utils.method.gradient_map import GradientMap, damped_solve
 from fgaa_utils.method.vectors import bias_direction, fgaa, sae_row, sae_ts, unit
 from fgaa_utils.names import CONTROLS, FITS, GRADIENT, METHODS, NATURAL, SHARED, VectorName
 from fgaa_utils.project import unknown
@@ -194,9 +194,7 @@ def contrast(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor
     difference = sides[0].mean(dim=0) - sides[1].mean(dim=0)
     if not recipe.white:
         return difference
-    covariance = _gradients(recipe, ingredients).covariance.double()
-    damped = covariance + recipe.natural_ridge * covariance.diagonal().mean() * torch.eye(len(covariance))
-    return torch.linalg.solve(damped, difference.double()).float()
+    return damped_solve(_gradients(recipe, ingredients).covariance.double(), difference, recipe.natural_ridge)
 
 
 def _natural(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor:
