@@ -26,6 +26,8 @@ COLOURS = {
     **dict.fromkeys(CONTROLS, _BLIND),
     UNSTEERED: _BLIND,
 }
+# and one mark; no triangle that points up, which shows a chosen scale where costs are drawn
+MARKS = {"ng": "P", "ng_fgaa": "v", "ng_caa": "X", "fgaa": "o", "sae_ts": "s", "sae": "h", "caa": "D"}
 CAPTION = "caption"  # metadata of a shown figure; it becomes the image's alternative text on the pages
 
 

@@ -36,7 +36,12 @@ STAGES: dict[str, str | None] = {
     "compare": "compare",
     "render": None,
 }
-FROZEN = ("sae", "effects", "gradients", "ablation_samples", "ablations")  # run by `make again` alone
+
+
+def frozen_stages() -> list[str]:
+    """The stages that `make repro` takes as they are in git; `make again` alone runs them."""
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    return [name for name, stage in stages.items() if stage.get("frozen")]
 
 
 def artefact(path: str) -> Path:
@@ -47,7 +52,7 @@ def artefact(path: str) -> Path:
     found = DATA / path
     if not found.exists():
         stage = path.split("/")[0]
-        command = f"make again STAGE={stage}" if stage in FROZEN else f"dvc repro {stage}"
+        command = f"make again STAGE={stage}" if stage in frozen_stages() else f"dvc repro {stage}"
         raise FileNotFoundError(f"data/{path} is not there; run `{command}`")
     return found
 

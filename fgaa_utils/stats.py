@@ -116,6 +116,16 @@ def paired_comparisons(ours: NDArray, others: dict[str, NDArray]) -> dict[str, d
     return table
 
 
+def against_others(scores: dict[str, NDArray], method: str) -> dict[str, dict[str, float]]:
+    """{other: {value, lo, hi, p, wins, n, detectable}}: paired_comparisons of one method's scores (behaviours,) with each
+    other's, beside the smallest true difference that so many behaviours would show (see detectable_difference)."""
+    others = {name: values for name, values in scores.items() if name != method}
+    found = paired_comparisons(scores[method], others)
+    for name, values in others.items():
+        found[name]["detectable"] = round(detectable_difference(scores[method], values, comparisons=len(others)), 4)
+    return found
+
+
 def paired_samples(difference: NDArray, draws: NDArray, *, units: int) -> list[dict[str, float]]:
     """One {value, lo, hi, p} a behaviour for the differences (behaviours,) of two methods' scores.
 

@@ -43,6 +43,10 @@ def made(seed, kindness, noise=0.05, labelled=12):
     return results, chosen[["method", "behaviour", "text", "behaviour_label", "coherence_label"]], frame
 
 
+def scores_of(results, labels):
+    return corrected.corrected_scores(results, corrected.labelled_cells(results, labels))
+
+
 def difference(scores):
     return float((scores["fgaa"] - scores["caa"]).mean())
 
@@ -51,7 +55,7 @@ def test_a_judge_that_favours_a_method_no_longer_does():
     found, judged = [], []
     for seed in range(60):
         results, labels, frame = made(seed, {"fgaa": 0.2, "caa": 0.0})
-        found.append(difference(corrected.corrected_scores(results, labels)))
+        found.append(difference(scores_of(results, labels)))
         by_judge = frame.groupby("method").B.mean() * 0.8
         judged.append(by_judge.fgaa - by_judge.caa)
     assert np.mean(judged) > 0.12
@@ -63,7 +67,7 @@ def test_a_good_judge_sharpens_and_a_bad_one_does_little_harm(noise, gain):
     by_labels, found = [], []
     for seed in range(80):
         results, labels, _ = made(seed, {"fgaa": 0.0, "caa": 0.0}, noise=noise)
-        found.append(difference(corrected.corrected_scores(results, labels)))
+        found.append(difference(scores_of(results, labels)))
         means = labels.groupby(["method", "behaviour"]).behaviour_label.mean().unstack(0) * 0.8
         by_labels.append((means.fgaa - means.caa).mean())
     assert np.std(found) < gain * np.std(by_labels)
@@ -81,7 +85,7 @@ def test_the_estimate_by_hand():
 def test_a_method_without_labels_of_some_behaviour_is_left_out():
     results, labels, _ = made(0, {"fgaa": 0.1, "caa": 0.0})
     some = labels[(labels.method != "ng") | (labels.behaviour != "love")]
-    assert list(corrected.corrected_scores(results, some)) == METHODS[1:]
+    assert list(scores_of(results, some)) == METHODS[1:]
     for gone in ("caa", "prompting"):  # without one of the paper's methods, or prompting, nothing is corrected
         assert corrected.corrected_metrics(results, labels[labels.method != gone], draws=10, seed=0) == {}
 
@@ -95,7 +99,7 @@ def test_texts_of_another_run_are_no_sample_even_if_some_are_alike():
 def test_metrics_hold_both_pairings_and_the_number_of_labels():
     results, labels, _ = made(0, {"fgaa": 0.1, "caa": 0.0})
     found = corrected.corrected_metrics(results, labels, draws=50, seed=0)
-    scores = corrected.corrected_scores(results, labels)
+    scores = scores_of(results, labels)
     assert found["labels"] == 144 and list(found["paired"]) == ["fgaa", "ng"]
     assert found["bcs"]["fgaa"]["value"] == pytest.approx(scores["fgaa"].mean(), abs=1e-4)
     assert found["paired"]["fgaa"]["caa"]["value"] == pytest.approx(difference(scores), abs=1e-4)

@@ -77,3 +77,9 @@ def test_a_stage_dir_that_cannot_be_written_is_named(folders):
     (folders / "data" / "features" / ".writable").mkdir(parents=True)  # refuses root too
     with pytest.raises(OSError, match=f"{folders / 'data' / 'features'} cannot be written"):
         stage_dir("features")
+
+
+def test_an_artefact_of_a_frozen_stage_is_made_again(folders, monkeypatch):
+    monkeypatch.setattr("fgaa_utils.project.frozen_stages", lambda: ["gradients"])
+    with pytest.raises(FileNotFoundError, match="run `make again STAGE=gradients`"):
+        artefact("gradients/gradients.safetensors")

@@ -12,17 +12,15 @@ from fgaa_utils.method.gradient_map import GradientMap
 from fgaa_utils.method.recipe import (
     Ingredients,
     Recipe,
-    Tries,
     contrast,
     decoder_map,
-    fgaa_recipes,
     filtered_difference,
     only,
     read_ingredients,
-    recipes,
     steering_vector,
     steering_vectors,
 )
+from fgaa_utils.method.tries import Tries, fgaa_recipes, recipes
 from fgaa_utils.names import GRADIENT, SHARED, VectorName
 
 D_SAE, D_MODEL = 6, 4

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fgaa_utils import project
 from fgaa_utils.pipeline import results
 
 
@@ -11,6 +12,7 @@ from fgaa_utils.pipeline import results
 def run(tmp_path, monkeypatch):
     """A repository whose evaluation is of the labelled model; returns its root."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(project, "ROOT", tmp_path)
     monkeypatch.setattr(results, "REPORTS", tmp_path)
     metrics = {"evaluation": {"model": "gemma-3-270m:d9df:bfloat16"}, "judge": {"labelled_bcs": {}}, "capability": {}}
     monkeypatch.setattr(results, "metrics_of", metrics.__getitem__)
@@ -45,6 +47,15 @@ def test_times_are_those_of_the_stages_that_run_longest_first(run):
         "In the run shown here the notebooks of `make repro` took 28 min (`samples` 27 min and `data` under 1 min); "
         "of the frozen stages, which it does not run, `sae` 27 min."
     )
+
+
+def test_a_stage_that_was_interrupted_is_not_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "REPORTS", tmp_path)
+    entries = {"data": {"seconds": 50}, "samples": {"resumed_seconds": 2920}, "effects": {"resumed_seconds": 644}}
+    (tmp_path / "resources.json").write_text(json.dumps(entries))
+    assert (
+        "under 1 min (`data` under 1 min), and more for what was interrupted: the last part alone of `samples` 49 min; of"
+    ) in results.times_block()
 
 
 def test_stages_frozen_in_the_shipped_pipeline():

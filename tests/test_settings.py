@@ -8,7 +8,8 @@ import yaml
 from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-from fgaa_utils.method.recipe import Recipe, Tries, recipes
+from fgaa_utils.method.recipe import Recipe
+from fgaa_utils.method.tries import Tries, recipes
 from fgaa_utils.names import FITS
 from fgaa_utils.params import check_params, load_params
 from fgaa_utils.pipeline import settings

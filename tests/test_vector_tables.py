@@ -3,7 +3,8 @@ import torch
 
 from fgaa_utils.method import vector_tables as tables
 from fgaa_utils.method.approximator import EffectMap
-from fgaa_utils.method.recipe import Ingredients, Recipe, Tries, only
+from fgaa_utils.method.recipe import Ingredients, Recipe, only
+from fgaa_utils.method.tries import Tries
 from fgaa_utils.names import VectorName
 
 NAMES = {"love": "Love", "anger": "Anger"}

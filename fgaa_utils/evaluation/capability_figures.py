@@ -16,7 +16,7 @@ from fgaa_utils.evaluation.capability_tables import (
 )
 from fgaa_utils.evaluation.costs import Costs
 from fgaa_utils.evaluation.costs_figures import RATIO
-from fgaa_utils.figures import COLOURS
+from fgaa_utils.figures import COLOURS, MARKS
 from fgaa_utils.names import LABELS, UNSTEERED, scale_label
 
 CAPTIONS = {  # what each figure shows, by the name under which it is saved
@@ -24,7 +24,6 @@ CAPTIONS = {  # what each figure shows, by the name under which it is saved
     "figure_5": "Accuracy against scale, on the same questions for every vector. Lines are means over behaviours, with 95 % bands over behaviours. Dashed: the unsteered model. Dotted: chance. Triangles mark each method's median chosen scale.",
 }
 TASKS = {"arc_easy": "ARC-Easy", "sciq": "SciQ", "basic_skills": "basic skills", "mmlu": "MMLU"}
-MARKERS = ["P", "v", "X", "o", "s", "^", "D"]  # of the methods in the order of tables
 
 
 def perplexity_by_scale(costs: Costs, unit: str, *, seed: int) -> sns.FacetGrid:
@@ -118,7 +117,7 @@ def _lines(
         style="method",
         style_order=costs.methods,
         palette=COLOURS,
-        markers=MARKERS[: len(costs.methods)],
+        markers=MARKS,
         dashes=False,
         col=panels,
         kind="line",
@@ -146,8 +145,7 @@ def _scale_axis(grid: sns.FacetGrid, costs: Costs, unit: str) -> None:
         for row, m in enumerate(reversed(costs.methods)):
             place = (chosen_scale(costs, m), 0.04 + 0.055 * row)
             ax.plot(*place, "^", color=COLOURS[m], ms=6, mec="white", mew=0.6, transform=ax.get_xaxis_transform())
-    shapes = dict(zip(costs.methods, MARKERS))
-    handles = {LABELS[m]: ax.plot([], [], f"{shapes[m]}-", color=COLOURS[m], ms=5)[0] for m in costs.methods}
+    handles = {LABELS[m]: ax.plot([], [], f"{MARKS[m]}-", color=COLOURS[m], ms=5)[0] for m in costs.methods}
     handles["median\nchosen scale"] = ax.plot([], [], "^", color="0.4", ms=6)[0]
     handles |= dict(zip(*reversed(axes[0].get_legend_handles_labels())))
     grid.add_legend(handles, label_order=list(handles), title="")

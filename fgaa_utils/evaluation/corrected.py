@@ -17,7 +17,7 @@ from fgaa_utils.evaluation.results import Results
 from fgaa_utils.evaluation.scores import chosen_samples
 from fgaa_utils.figures import with_interval
 from fgaa_utils.names import LABELS, METHODS, PAPER_METHODS, PROMPTING
-from fgaa_utils.stats import average_estimate, detectable_difference, paired_comparisons
+from fgaa_utils.stats import against_others, average_estimate
 
 MATCHED = 0.9  # share of a cell's labelled texts that must be this run's, for them to be a sample of its texts
 CRITERIA = {"behaviour": "B", "coherence": "coherence"}  # a criterion's column in samples
@@ -63,9 +63,8 @@ def corrected_mean(scores: NDArray, sample: pd.DataFrame, criterion: str, beta: 
     return float(part[f"{criterion}_label"].mean() + shift)  # not held to 0..1, which would push low cells up
 
 
-def corrected_scores(results: Results, labelled: pd.DataFrame) -> dict[str, NDArray]:
-    """{method: corrected BCS (behaviours,)} of the methods whose chosen cells were labelled for every behaviour."""
-    cells = labelled_cells(results, labelled)
+def corrected_scores(results: Results, cells: dict[tuple[str, str], pd.DataFrame]) -> dict[str, NDArray]:
+    """{method: corrected BCS (behaviours,)} of the methods of labelled_cells."""
     betas = {criterion: slope(list(cells.values()), criterion) for criterion in CRITERIA} if cells else {}
     found: dict[str, list[float]] = {}
     for (method, key), sample in cells.items():
@@ -78,21 +77,13 @@ def corrected_scores(results: Results, labelled: pd.DataFrame) -> dict[str, NDAr
 def corrected_metrics(results: Results, labelled: pd.DataFrame, *, draws: int, seed: int) -> dict:
     """{"bcs": {method: {value, lo, hi, n}}, "paired": {method: {other: difference}}, "labels": texts} of FGAA and NG against
     each other method, paired over behaviours as the judge's own; empty if nothing of the run is labelled."""
-    scores = corrected_scores(results, labelled)
-    if not scores:
+    cells = labelled_cells(results, labelled)
+    if not cells:
         return {}
-    count = sum(map(len, labelled_cells(results, labelled).values()))
+    scores = corrected_scores(results, cells)
     bcs = {m: average_estimate(v, len(v), draws=draws, seed=seed) for m, v in scores.items()}
-    paired = {m: _paired(scores, m) for m in ("fgaa", "ng") if m in scores}
-    return {"bcs": bcs, "paired": paired, "labels": count}
-
-
-def _paired(scores: dict[str, NDArray], method: str) -> dict[str, dict[str, float]]:
-    others = {m: v for m, v in scores.items() if m != method}
-    found = paired_comparisons(scores[method], others)
-    for m, other in others.items():
-        found[m]["detectable"] = round(detectable_difference(scores[method], other, comparisons=len(others)), 4)
-    return found
+    paired = {m: against_others(scores, m) for m in ("fgaa", "ng") if m in scores}
+    return {"bcs": bcs, "paired": paired, "labels": sum(map(len, cells.values()))}
 
 
 def beside_the_judge(found: dict, judged: dict[str, dict]) -> pd.DataFrame:

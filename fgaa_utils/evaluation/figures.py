@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from fgaa_utils.evaluation.results import Results
-from fgaa_utils.figures import COLOURS, colour_bar
+from fgaa_utils.figures import COLOURS, MARKS, colour_bar
 from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, UNSTEERED, scale_label
 
 CAPTIONS = {  # what each figure shows, by the name under which it is saved
@@ -30,7 +30,6 @@ DASHES = {
     "sae": (0, (3, 1, 1, 1)),
     "caa": (0, (1, 1)),
 }  # equal curves stay visible
-MARKS = {"ng": "P", "ng_fgaa": "v", "ng_caa": "X", "fgaa": "o", "sae_ts": "s", "sae": "^", "caa": "D"}
 
 
 def averages(results: Results) -> sns.FacetGrid:

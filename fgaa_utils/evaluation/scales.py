@@ -22,7 +22,7 @@ class Strength:
     """How long a vector is at a scale.
 
     `nats`: so long that it costs the scale in nats a token, KL(steered || unsteered), by the quadratic form of the Fisher
-    information: every vector, long or short in norm, disturbs the model equally. `resid_std`: the mean norm of the
+    information, which says too little of vectors by natural gradient (see method.gradient_checks). `resid_std`: the mean norm of the
     residual stream less its mean, times the scale. `absolute`: the scale, the paper's own.
 
     Raises: ValueError for another unit, or nats without gradients.

@@ -6,6 +6,7 @@ BCS = mean behaviour times mean coherence (paper, section 4). Nothing here gener
 import numpy as np
 import pandas as pd
 
+from fgaa_utils import stats
 from fgaa_utils.evaluation.results import Results
 from fgaa_utils.evaluation.scores import (
     best_over_scales,
@@ -17,12 +18,7 @@ from fgaa_utils.evaluation.scores import (
 from fgaa_utils.figures import escape_markdown, listed, with_interval
 from fgaa_utils.judges.labels import rank_correlations
 from fgaa_utils.names import LABELS, METHODS, PAPER_METHODS, PROMPTING, UNSTEERED, method_order, variant_values
-from fgaa_utils.stats import (
-    detectable_difference,
-    paired_comparisons,
-    paired_difference,
-    paired_samples,
-)
+from fgaa_utils.stats import paired_difference, paired_samples
 
 
 def averages_table(results: Results) -> pd.DataFrame:
@@ -81,12 +77,8 @@ def norms_table(results: Results) -> pd.DataFrame:
 def against_others(results: Results, method: str = "fgaa") -> dict[str, dict[str, float]]:
     """{other: {value, lo, hi, p, wins, n, detectable}}: the method minus each other one and prompting, paired over
     behaviours; controls, which are beaten easily, would make the correction of p larger for nothing."""
-    ours = results.scores(method)
-    others = {m: results.scores(m) for m in results.methods if m != method and m in (*METHODS, PROMPTING)}
-    paired = paired_comparisons(ours, others)
-    for m, other in others.items():
-        paired[m]["detectable"] = round(detectable_difference(ours, other, comparisons=len(others)), 4)
-    return paired
+    compared = {m: results.scores(m) for m in results.methods if m in (*METHODS, PROMPTING)}
+    return stats.against_others(compared, method)
 
 
 def against_table(paired: dict[str, dict[str, float]], method: str = "fgaa") -> pd.DataFrame:

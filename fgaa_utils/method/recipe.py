@@ -24,11 +24,10 @@ from fgaa_utils.method.features import (
 )
 from fgaa_utils.method.gradient_map import GradientMap, damped_solve
 from fgaa_utils.method.vectors import bias_direction, fgaa, sae_row, sae_ts, unit
-from fgaa_utils.names import CONTROLS, FITS, GRADIENT, METHODS, NATURAL, SHARED, VectorName
+from fgaa_utils.names import CONTROLS, FITS, GRADIENT, METHODS, NATURAL, VectorName
 from fgaa_utils.project import unknown
 
 DECODER = "decoder"  # a fit: no effect map, a latent's direction is its decoder row
-CONTRASTS = ((False, False), (False, True), (True, False), (True, True))  # BOS in the means of streams, whitened
 Sides = dict[str, tuple[Tensor, Tensor]]  # behaviour: means of the texts of X+ and of X-
 EffectMaps = Callable[[str, int | None], EffectMap]  # of (fit, effect_vectors)
 
@@ -308,68 +307,3 @@ def _control(recipe: Recipe, ingredients: Ingredients) -> Tensor:
     if recipe.method == "random":
         return unit(direction)
     return sae_ts(effect_map, int(alive[place]), bias_weight=recipe.bias_weight)
-
-
-@dataclass(frozen=True)
-class Tries:
-    """What each method chooses among on validation, as many for every method.
-
-    n1 of FGAA, natural_n1 of NG-FGAA, ranks of SAE and SAE-TS; contrasts, how many of CONTRASTS CAA and NG-CAA have. NG has
-    two targets of latents, the whitened contrast, and their sum. controls: draws of each random control.
-    """
-
-    n1: list[int]
-    natural_n1: list[int]
-    ranks: list[int]
-    contrasts: int
-    controls: int
-
-
-def recipes(default: Recipe, behaviours: list[str], tries: Tries) -> dict[VectorName, Recipe]:
-    """The recipes of the main run: every method of every behaviour, then the controls, which belong to no behaviour."""
-    made = {}
-    natural = replace(default, fit=GRADIENT, fisher=True, bias_weight=0.0)
-    for b in behaviours:
-        for like, method in ((default, "caa"), (natural, "ng_caa")):
-            made |= _contrasts(replace(like, method=method), b, tries.contrasts)
-        for rank in tries.ranks:
-            for method in ("sae", "sae_ts"):
-                made[VectorName(b, method, rank=rank)] = replace(default, method=method, rank=rank)
-        made |= fgaa_recipes(default, [b], n1=tries.n1, n2=[default.n2 or 0])
-        made |= fgaa_recipes(replace(natural, method="ng_fgaa"), [b], n1=tries.natural_n1, n2=[default.n2 or 0])
-        made |= _either(replace(natural, method="ng"), b, tries.natural_n1)
-    made[VectorName(SHARED, "bias")] = replace(default, method="bias")
-    for draw in range(1, tries.controls + 1):
-        for method, like in (("random", default), ("random_latent", default), ("random_ng", natural)):
-            made[VectorName(SHARED, method, draw=draw)] = replace(like, method=method, draw=draw)
-    return made
-
-
-def _contrasts(default: Recipe, behaviour: str, count: int) -> dict[VectorName, Recipe]:
-    """The first `count` of CONTRASTS."""
-    return {
-        VectorName(behaviour, default.method, bos=bos, white=white): replace(default, include_bos=bos, white=white)
-        for bos, white in CONTRASTS[:count]
-    }
-
-
-def _either(natural: Recipe, behaviour: str, n1: list[int]) -> dict[VectorName, Recipe]:
-    """NG: the middle two targets of NG-FGAA, the whitened contrast of NG-CAA without BOS, and the sum of a target and that
-    contrast, all of means without BOS; the last of these, if NG-FGAA has fewer tries."""
-    n2 = natural.n2 or 0
-    middle = n1[(len(n1) - 1) // 2 :][:2]
-    made = {VectorName(behaviour, "ng", n1=n, n2=n2): replace(natural, n1=n) for n in middle}
-    streams = replace(natural, include_bos=False, white=True)
-    made[VectorName(behaviour, "ng", white=True)] = streams
-    made[VectorName(behaviour, "ng", n1=middle[0], n2=n2, white=True)] = replace(streams, n1=middle[0])
-    return dict(list(made.items())[-len(n1) :])
-
-
-def fgaa_recipes(default: Recipe, behaviours: list[str], *, n1: list[int], n2: list[int]) -> dict[VectorName, Recipe]:
-    """The recipes of FGAA, or of the method of `default`, with every pair of n1 and n2, for every behaviour."""
-    pairs = [(positives, negatives) for positives in n1 for negatives in n2]
-    return {
-        VectorName(b, default.method, n1=positives, n2=negatives): replace(default, n1=positives, n2=negatives)
-        for b in behaviours
-        for positives, negatives in pairs
-    }

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fgaa_utils.figures import listed
 from fgaa_utils.method.approximator import EffectMap
-from fgaa_utils.method.recipe import Ingredients, Recipe, Tries, steering_vector
+from fgaa_utils.method.recipe import Ingredients, Recipe, steering_vector
+from fgaa_utils.method.tries import Tries
 from fgaa_utils.names import LABELS, METHODS, VectorName, method_order
 
 ByMethod = dict[str, dict[str, Tensor]]  # behaviour: method: vector

@@ -10,9 +10,9 @@ from pathlib import Path
 import nbformat
 
 from fgaa_utils.pipeline.bodies import headings, notebook_body
-from fgaa_utils.pipeline.results import frozen_stages, repository
+from fgaa_utils.pipeline.results import repository
 from fgaa_utils.pipeline.run import NOTEBOOKS, source_digest
-from fgaa_utils.project import METRICS, REPORTS, STAGES
+from fgaa_utils.project import METRICS, REPORTS, STAGES, frozen_stages
 
 PAGES = REPORTS / "pages"
 FRAME = re.compile(r"<!-- frame -->\n.*?<!-- end of frame -->\n+", re.S)

@@ -2,12 +2,10 @@
 
 import json
 
-import yaml
-
 from fgaa_utils.evaluation.verdict import behaviour_table, summary_table, verdict
 from fgaa_utils.figures import listed, markdown_table
 from fgaa_utils.judges.labels import WRITER
-from fgaa_utils.project import REPORTS, ROOT, metrics_of
+from fgaa_utils.project import REPORTS, ROOT, frozen_stages, metrics_of
 
 NOTE = (
     "BCS is mean behaviour times mean coherence, from 0 to 1, averaged over behaviours; in brackets 95 % intervals. Variant "
@@ -19,12 +17,6 @@ NOTE = (
 def repository():
     """The repository's root; of a setting, too, which runs two folders below it and whose reports come to stand as deep."""
     return ROOT.parent.parent if (ROOT / "setting.json").exists() else ROOT
-
-
-def frozen_stages() -> list[str]:
-    """The stages that `make repro` takes as they are in git."""
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    return [name for name, stage in stages.items() if stage.get("frozen")]
 
 
 def run_metrics() -> tuple[dict, dict | None, dict]:
@@ -52,9 +44,15 @@ def times_block() -> str:
     entries = json.loads((REPORTS / "resources.json").read_text(encoding="utf-8"))
     seconds = {stage: entry["seconds"] for stage, entry in entries.items() if "seconds" in entry}
     frozen = {stage: seconds.pop(stage) for stage in frozen_stages() if stage in seconds}
+    resumed = {
+        stage: entry["resumed_seconds"]
+        for stage, entry in entries.items()
+        if "seconds" not in entry and stage not in frozen_stages()
+    }
+    more = f", and more for what was interrupted: the last part alone of {by_stage(resumed)}" if resumed else ""
     return (
-        f"In the run shown here the notebooks of `make repro` took {minutes(sum(seconds.values()))} ({by_stage(seconds)}); "
-        f"of the frozen stages, which it does not run, {by_stage(frozen)}."
+        f"In the run shown here the notebooks of `make repro` took {minutes(sum(seconds.values()))} "
+        f"({by_stage(seconds)}){more}; of the frozen stages, which it does not run, {by_stage(frozen)}."
     )
 
 
