@@ -156,7 +156,7 @@ function summary(shown, want) {
   const heading = el("summary", {}, `Scores of the ${plural(shown.length, "cell")}${limit}`);
   heading.addEventListener("click", () => { unfolded = !details.open; });
   const details = el("details", {}, heading, ...cellTable(shown, want).filter(Boolean));
-  details.open = unfolded ?? shown.length <= 12;
+  details.open = unfolded ?? shown.length <= 16;
   const narrowed = want.b || want.c || want.q.trim();
   place.replaceChildren(details, ...(narrowed ? [el("p", { class: "note" }, "Search and minimum scores narrow the texts: these are not the scores of the cells.")] : []));
 }
