@@ -17,6 +17,7 @@ METHODS = PAPER_METHODS + NATURAL
 CONTROLS = ("random", "bias", "random_latent", "random_ng")  # vectors that know no behaviour
 PROMPTING, UNSTEERED = "prompting", "unsteered"  # text without a vector
 SHARED = "shared"  # the behaviour of what has none: its texts are scored for every behaviour
+UNSEEN = ("development", "test")  # folders of data/behaviours/, which its README describes
 FITS = ("reduced_rank", "ridge", "adam")  # of the effect map, where it is fitted here
 GRADIENT = "gradient"  # a fit: the gradient of expected latents, from unsteered rollouts, in the place of a map
 LABELS = {

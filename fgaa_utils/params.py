@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
-from fgaa_utils.names import FITS, GRADIENT
+from fgaa_utils.names import FITS, GRADIENT, UNSEEN
 from fgaa_utils.project import ROOT, STAGES, unknown
 
 SHARED = ("base", "recipe", "design")  # in the order in which a notebook's parameter is looked up
@@ -35,8 +35,8 @@ def _growing(values: list) -> list:
 
 def _behaviours(value: object) -> object:
     names = isinstance(value, list) and value and all(isinstance(name, str) and name for name in value)
-    if value != "all" and not names:
-        raise ValueError("all, or a list of names")
+    if value not in ("all", *UNSEEN) and not names:
+        raise ValueError(f"all, {', '.join(UNSEEN)}, or a list of names")
     return _distinct(value) if isinstance(value, list) else value
 
 
@@ -104,6 +104,7 @@ class Design(Section):
     prompting_orders: Count
     validation_samples: Count
     test_samples: Count
+    test_scales: Literal["all", "chosen"]
     new_tokens: Count
     top_k: Count
     temperature: Positive

@@ -165,6 +165,18 @@ def test_chosen_behaviours_come_in_the_folders_order(tmp_path):
     assert [b.key for b in read_behaviours(["c", "a"], tmp_path)] == ["a", "c"]
 
 
+def test_sets_are_folders_and_names_come_from_anywhere(tmp_path):
+    for place, stem in (("", "b"), ("development", "c"), ("test", "a")):
+        (tmp_path / place).mkdir(exist_ok=True)
+        write(tmp_path / place, stem, name=stem.upper())
+    for names, keys in {"all": "b", "development": "c", "test": "a"}.items():
+        assert [b.key for b in read_behaviours(names, tmp_path)] == [keys]
+    assert [b.key for b in read_behaviours(["c", "a"], tmp_path)] == ["a", "c"]
+    write(tmp_path / "test", "b", name="Twin")
+    with pytest.raises(ValueError, match=r"test/b\.yaml and .*/b\.yaml have one name"):
+        read_behaviours(["a"], tmp_path)
+
+
 def test_files_that_are_not_chosen_may_be_wrong(tmp_path):
     write(tmp_path)
     (tmp_path / "fog.yaml").write_text("")

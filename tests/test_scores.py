@@ -17,6 +17,7 @@ from fgaa_utils.evaluation.scores import (
     counts_sentence,
     missing_scores,
     off_target,
+    only_chosen,
     read_choices,
     scale_curves,
     side_effect,
@@ -189,6 +190,19 @@ def test_the_cells_that_were_chosen_for_any_behaviour_are_run_again():
     )
     names = [*OWN, *SHARED]
     assert chosen_cells(names, choices) == [("love", "fgaa", "n1=2,n2=0"), ("shared", "random", "draw=2")]
+
+
+def test_the_chosen_scales_alone_are_run_again():
+    choices = pd.DataFrame(
+        [("love", "fgaa", "n1=2,n2=0", 0.5), ("love", "random", "draw=2", 1.0)],
+        columns=["target", "method", "variant", "scale"],
+    )
+    names = [*OWN, *SHARED]
+    grid = pd.DataFrame(
+        [(*n, s) for n in names for s in (0.5, 1.0)], columns=["behaviour", "method", "variant", "scale"]
+    )
+    kept = only_chosen(grid, choices).itertuples(index=False, name=None)
+    assert list(kept) == [("love", "fgaa", "n1=2,n2=0", 0.5), ("shared", "random", "draw=2", 1.0)]
 
 
 def test_choices_are_smoothed_over_neighbouring_scales():

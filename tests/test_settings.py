@@ -22,6 +22,7 @@ from fgaa_utils.pipeline.settings import (
     read_setting,
     report,
     rows_that_can_run,
+    stage_lists,
     workspace_of,
 )
 from fgaa_utils.pipeline.wiring import outputs
@@ -154,6 +155,42 @@ def test_a_setting_that_trains_runs_every_stage_unfrozen():
     assert not any("frozen" in stage for stage in stages.values())
     assert PIPELINE["stages"]["sae"]["frozen"], "the repository's own pipeline is left as it is"
     assert "data/ablation_samples" in outputs(stages["ablation_samples"]), "what the ablations read is made before"
+
+
+def test_a_setting_takes_what_it_does_not_change_and_leaves_out_what_it_says(tmp_path):
+    prepare(tmp_path / "work", ["unseen"])
+    stages = yaml.safe_load((tmp_path / "work" / "dvc.yaml").read_text())["stages"]
+    assert {name for name, stage in stages.items() if stage.get("frozen")} == {"sae", "effects", "gradients"}
+    assert not {"costs", "capability", "compare"} & set(stages)
+    for stage in ("sae", "effects", "gradients"):
+        for path in outputs(stages[stage]):
+            if (ROOT / path).is_file():
+                assert (tmp_path / "work" / path).read_bytes() == (ROOT / path).read_bytes()
+
+
+def test_quick_runs_what_another_setting_takes():
+    lists = stage_lists(["unseen", "quick"])
+    assert lists == {"takes": [], "without": []}
+    assert not any(
+        "frozen" in stage
+        for stage in pipeline_for(params_of(["unseen", "quick"]), PIPELINE, **lists)["stages"].values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("takes: [sea]", "unknown stage in 'takes' of the setting .*'sea'; did you mean 'sae'"),
+        ("takes: [features]", "unknown stage in 'takes'"),
+        ("without: [cost]", "did you mean 'costs'"),
+        ("{takes: [sae], sae: {l0: 41}}", "takes sae from git, which was made with another sae; leave it out"),
+        ("{takes: [effects], base: {layer: 8}}", "takes effects from git, which was made with another base.layer"),
+    ],
+)
+def test_a_setting_that_takes_what_it_cannot_is_refused(tmp_path, content, message):
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path / "work", [str(tmp_path / "mine.yaml")])
 
 
 def test_two_settings_of_one_name_do_not_share_results(tmp_path, monkeypatch):

@@ -5,22 +5,22 @@ from statistics import mean
 
 import pytest
 
-from fgaa_utils.data.behaviours import FOLDER, read_behaviours
-from fgaa_utils.project import DATA, read_yaml
+from fgaa_utils.data.behaviours import read_behaviours
+from fgaa_utils.names import UNSEEN
 
-UNSEEN = DATA / "unseen" / "behaviours"
-BEHAVIOURS = read_behaviours("all", UNSEEN)
+SETS = {name: read_behaviours(name) for name in UNSEEN}
+BEHAVIOURS = [behaviour for behaviours in SETS.values() for behaviour in behaviours]
 
 
 def test_forty_eight_behaviours_are_split_by_the_digest_of_their_keys():
-    split = read_yaml(DATA / "unseen" / "split.yaml")
     order = sorted((b.key for b in BEHAVIOURS), key=lambda key: sha256(key.encode()).hexdigest())
-    assert (split["development"], split["test"]) == (sorted(order[:12]), sorted(order[12:]))
+    split = {"development": sorted(order[:12]), "test": sorted(order[12:])}
+    assert {name: [b.key for b in behaviours] for name, behaviours in SETS.items()} == split
     assert len(order) == 48
 
 
 def test_none_is_among_the_papers_nine():
-    assert not {b.key for b in BEHAVIOURS} & {path.stem for path in FOLDER.glob("*.yaml")}
+    assert not {b.key for b in BEHAVIOURS} & {b.key for b in read_behaviours("all")}
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda b: b.key)

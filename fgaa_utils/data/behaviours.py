@@ -1,7 +1,7 @@
 """Behaviours to steer towards: one YAML file each under data/behaviours/, contrastive texts and judge texts.
 
 The contrastive sets X+ and X- build steering vectors (paper, section 3 and appendix); the judge texts train
-and test the judge and never overlap with them. A new behaviour is a new file.
+and test the judge and never overlap with them. A new behaviour is a new file. The folder's README tells of its sets.
 """
 
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from fgaa_utils.names import UNSEEN
 from fgaa_utils.project import DATA, unknown
 
 FOLDER = DATA / "behaviours"
@@ -89,27 +90,43 @@ def _check_disjoint(behaviour: Behaviour, path: Path) -> None:
             seen[folded] = side
 
 
-def read_behaviours(names: list[str] | str = "all", folder: Path = FOLDER) -> list[Behaviour]:
-    """The behaviours named by their file stems, or all, in the order of the folder.
-
-    Raises: ValueError for an unknown name, a file name that cannot be used, or two files with one display name.
-    """
-    if names != "all" and (isinstance(names, str) or not names):
-        raise ValueError(f"behaviours is {names!r}; it must be all, or a list of names such as [anger, love]")
-    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
-    if not paths:
-        raise ValueError(f"{folder} holds no behaviour files")
+def _files(folder: Path) -> list[Path]:
+    """The behaviour files of a folder, in the order of their names. Raises: ValueError for a name that cannot be used."""
     if other := sorted(path.name for path in folder.glob("*.yml")):
         raise ValueError(f"{other[0]} would be ignored; a behaviour file ends in .yaml")
-    for stem in paths:
-        if stem in RESERVED or not re.fullmatch(r"[\w-]+", stem):
+    paths = sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
+    for path in paths:
+        if path.stem in RESERVED or not re.fullmatch(r"[\w-]+", path.stem):
             raise ValueError(
-                f"{stem}.yaml: rename the file; letters, digits, - and _ are allowed, {', '.join(RESERVED)} are taken"
+                f"{path.name}: rename the file; letters, digits, - and _ are allowed, {', '.join(RESERVED)} are taken"
             )
-    for name in [] if names == "all" else names:
+    return paths
+
+
+def read_behaviours(names: list[str] | str = "all", folder: Path = FOLDER) -> list[Behaviour]:
+    """All behaviours of the folder, those of its folder `development` or `test`, or those named by their file stems, from
+    anywhere there; in alphabetical order.
+
+    Raises: ValueError for an unknown name, a file name that cannot be used, or two files with one stem or display name.
+    """
+    sets = {"all": folder} | {name: folder / name for name in UNSEEN}
+    if not names or (isinstance(names, str) and names not in sets):
+        raise ValueError(
+            f"behaviours is {names!r}; it must be {', '.join(sets)} or a list of names such as [anger, love]"
+        )
+    places = [sets[names]] if isinstance(names, str) else list(sets.values())
+    files = [path for place in places for path in _files(place)]
+    if not files:
+        raise ValueError(f"{places[0]} holds no behaviour files")
+    paths: dict[str, Path] = {}
+    for path in files:
+        if path.stem in paths:
+            raise ValueError(f"{path} and {paths[path.stem]} have one name; rename one")
+        paths[path.stem] = path
+    for name in [] if isinstance(names, str) else names:
         if name not in paths:
             raise unknown("behaviour", name, list(paths))
-    behaviours = [read_behaviour(path) for stem, path in paths.items() if names == "all" or stem in names]
+    behaviours = [read_behaviour(paths[stem]) for stem in sorted(paths) if isinstance(names, str) or stem in names]
     by_name: dict[str, str] = {}
     for behaviour in behaviours:
         if behaviour.name in by_name:

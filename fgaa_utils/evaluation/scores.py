@@ -141,6 +141,13 @@ def chosen_cells(names: Iterable[Cell], choices: pd.DataFrame) -> list[Cell]:
     return [name for name in names if name in chosen]
 
 
+def only_chosen(cells: pd.DataFrame, choices: pd.DataFrame) -> pd.DataFrame:
+    """The rows of cells.cell_grid whose variant and scale validation chose for some behaviour."""
+    own = set(zip(choices.target, choices.method, choices.variant, choices.scale))
+    own |= {(SHARED, *rest) for _, *rest in own}
+    return cells[[cell in own for cell in zip(cells.behaviour, cells.method, cells.variant, cells.scale)]]
+
+
 def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed: int) -> tuple[dict, dict]:
     """(table, draws): table[method][behaviour or "average"] is {value, lo, hi, n}; draws[method] (behaviours, draws).
 

@@ -5,6 +5,9 @@
 
 A workspace is .settings/<names>/; it shares the fetched wheels and DVC's cache with the repository and touches none
 of its results. What a setting reports is copied to reports/settings/<name>/, where the compare stage reads it.
+
+Beside the sections of params.yaml a setting may list stages: `takes`, frozen ones whose output in git it uses as it is, and
+`without`, those that it leaves out.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -23,7 +27,7 @@ from fgaa_utils.model.lm import resolve_device
 from fgaa_utils.names import FITS
 from fgaa_utils.params import check_params, load_params
 from fgaa_utils.pipeline.wiring import outputs, related
-from fgaa_utils.project import REPORTS, ROOT, STAGES, unknown
+from fgaa_utils.project import REPORTS, ROOT, STAGES, frozen_stages, unknown
 
 DEFAULT = "gemma-3-270m"
 QUICK = "quick"
@@ -50,6 +54,7 @@ PATHS = (  # values that may be paths
 )
 # What dvc.yaml does not list, since a fresh clone has it only once the frozen stage has run: in a workspace it runs.
 UNLISTED = {"ablation_samples": [{"data/ablation_samples": {"persist": True}}, "reports/ablation_samples.ipynb"]}
+LISTS = ("takes", "without")  # of stages, beside the sections of a setting
 REPORTED = ("metrics", "pages", "figures", "index.html", "resources.json")
 
 
@@ -63,7 +68,27 @@ def setting_file(name: str) -> Path:
 
 def read_setting(name: str) -> dict:
     """{section: {key: value}} of a setting. Raises: ValueError for a name that is none."""
+    return {section: values for section, values in _content(name).items() if section not in LISTS}
+
+
+def _content(name: str) -> dict:
     return yaml.safe_load(setting_file(name).read_text(encoding="utf-8")) or {}
+
+
+def stage_lists(names: list[str]) -> dict[str, list[str]]:
+    """{"takes", "without"} of the settings, each from the last of them that has it.
+
+    Raises: ValueError for a stage that is not there, or that `takes` names and is not frozen.
+    """
+    found: dict[str, list[str]] = {key: [] for key in LISTS}
+    for name in names:
+        content = _content(name)
+        found |= {key: content[key] or [] for key in LISTS if key in content}
+    for key, known in (("takes", frozen_stages()), ("without", list(STAGES))):
+        for stage in found[key]:
+            if stage not in known:
+                raise unknown(f"stage in {key!r} of the setting {'+'.join(names)}:", stage, known)
+    return found
 
 
 def overlay(params: dict, changes: dict, name: str) -> dict:
@@ -79,10 +104,15 @@ def overlay(params: dict, changes: dict, name: str) -> dict:
     return merged
 
 
-def pipeline_for(params: dict, pipeline: dict, *, ablations: bool = False) -> dict:
-    """The stages that a setting runs: no frozen ones, none whose product it takes from elsewhere, and ablations only
-    if asked for. What is left depends on nothing that a dropped stage makes."""
-    dropped = {"compare"}
+def pipeline_for(
+    params: dict, pipeline: dict, *, takes: Iterable[str] = (), without: Iterable[str] = (), ablations: bool = False
+) -> dict:
+    """The stages that a setting runs: none `without` which it is, none whose product it takes from elsewhere, and ablations
+    only if asked for; frozen are those that it `takes` alone. What is left depends on nothing that a dropped stage makes.
+
+    Raises: ValueError for a stage in `takes` that would run by other parameters here.
+    """
+    dropped = {"compare", *without}
     dropped |= {"sae"} if params["base"]["sae_source"] != "own" else set()
     dropped |= {"effects"} if params["recipe"]["fit"] not in FITS else set()
     dropped |= set() if ablations else {"ablation_samples", "ablations"}
@@ -91,10 +121,24 @@ def pipeline_for(params: dict, pipeline: dict, *, ablations: bool = False) -> di
     kept = {}
     for name, stage in stages.items():
         if name not in dropped:
-            kept[name] = {key: value for key, value in stage.items() if key != "frozen"}
+            kept[name] = {key: value for key, value in stage.items() if key != "frozen" or name in takes}
+            if name in takes:
+                check_same(params, stage["params"], name)
             kept[name]["deps"] = [dep for dep in stage["deps"] if not any(related(dep, out) for out in gone)]
             kept[name]["outs"] = stage.get("outs", []) + UNLISTED.get(name, [])
     return {"stages": kept}
+
+
+def check_same(params: dict, keys: list[str], stage: str) -> None:
+    """Raises: ValueError naming a key, `section` or `section.key`, whose value is not that of params.yaml."""
+    default = load_params()
+    for name in keys:
+        section, _, key = name.partition(".")
+        here, there = ((p[section][key] if key else p[section]) for p in (params, default))
+        if here != there:
+            raise ValueError(
+                f"the setting takes {stage} from git, which was made with another {name}; leave it out of `takes`"
+            )
 
 
 def rows_that_can_run(rows: list[dict], fit: str) -> list[dict]:
@@ -159,18 +203,16 @@ def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> No
             params[section][key] = str(Path(params[section][key]).resolve())  # it is read from another folder
     (workspace / "data").mkdir(parents=True, exist_ok=True)
     for name in COPIED:
-        source, target = ROOT / name, workspace / name
-        if source.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-        else:
-            shutil.copy(source, target)
+        _copy(name, workspace)
     wheels = workspace / "data" / "wheels"
     if not wheels.exists():
         (ROOT / "data" / "wheels").mkdir(exist_ok=True)
         wheels.symlink_to(ROOT / "data" / "wheels", target_is_directory=True)
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    stages = pipeline_for(params, pipeline, ablations=ablations)
+    lists = stage_lists(names)
+    stages = pipeline_for(params, pipeline, ablations=ablations, **lists)
+    for path in (path for stage in lists["takes"] for path in outputs(pipeline["stages"][stage])):
+        _copy(path, workspace)
     (workspace / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
     (workspace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     for metrics in (workspace / "reports" / "metrics").glob("*.json"):
@@ -179,6 +221,17 @@ def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> No
             (workspace / "reports" / f"{STAGES[metrics.stem]}.ipynb").unlink(missing_ok=True)
             shutil.rmtree(workspace / "reports" / "figures" / metrics.stem, ignore_errors=True)
     (workspace / "reports").mkdir(exist_ok=True)
+
+
+def _copy(name: str, workspace: Path) -> None:
+    """A file or a folder of the repository, into the same place of the workspace."""
+    source, target = ROOT / name, workspace / name
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
 
 
 def reproduce(workspace: Path, *targets: str) -> int:
