@@ -8,7 +8,7 @@ from fgaa_utils.evaluation.claims import (
     claims_metrics,
     claims_table,
     label_claims,
-    negative_latents_claim,
+    negative_latents_claims,
     score_claims,
     vector_claims,
     verdict,
@@ -70,7 +70,8 @@ def scores_of(values):
     choices = curve[curve.scale == 0.1].drop(columns="C").reset_index(drop=True)
     draws = {m: np.tile(v[:, None], 50) for m, v in values.items()}
     bcs = {m: {k: {"value": x} for k, x in zip(keys, v)} for m, v in values.items()}
-    return Results(dict.fromkeys(keys, "B"), 1.0, "m", curve, curve, choices, bcs, draws, curve)
+    test = curve.assign(behaviour=curve.target, coherence=curve.C, **{f"B_{k}": 0.5 for k in keys})
+    return Results(dict.fromkeys(keys, "B"), "nats", "m", test, test, choices, bcs, draws, True, test, curve)
 
 
 def test_score_claims_hold_where_fgaa_is_ahead_and_coherence_falls_with_the_scale():
@@ -102,9 +103,10 @@ def test_negative_latents_hurt_if_the_score_falls_with_them():
         (k, n1, n2, v - 0.02 * n2 + e) for k, v, e in zip(keys, BEHAVIOURS, NOISE) for n1 in (1, 2) for n2 in (0, 4)
     ]
     best = pd.DataFrame(rows, columns=["target", "n1", "n2", "BCS"])
-    claim = negative_latents_claim(best, keys, 0)
+    [claim] = negative_latents_claims(best, keys, 0)
     assert claim.verdict == "holds" and "n2 = 4 +0.080" in claim.measured
-    assert negative_latents_claim(best.assign(n2=4 - best.n2), keys, 0).verdict == "does not hold"
+    assert negative_latents_claims(best.assign(n2=4 - best.n2), keys, 0)[0].verdict == "does not hold"
+    assert negative_latents_claims(best[best.n2 == 0], keys, 0) == []
 
 
 def test_vector_claims_compare_cosines_and_the_distance_of_norms():

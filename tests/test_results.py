@@ -21,17 +21,30 @@ def run(tmp_path, monkeypatch):
 
 def test_the_labels_count_for_the_default_setting_of_the_labelled_model(run):
     root, metrics = run
-    assert results.run_metrics() == (metrics["evaluation"], metrics["judge"], metrics["capability"])
+    (root / "dvc.yaml").write_text("stages: {capability: {}}")
+    assert results.run_metrics() == (metrics["evaluation"], metrics["judge"], metrics["capability"], None)
     metrics["evaluation"]["model"] = "smollm2-135m-instruct:12:bfloat16"
     assert results.run_metrics()[1] is None
+
+
+def test_what_no_choice_had_seen_stands_beside_a_run(run):
+    root, metrics = run
+    (root / "dvc.yaml").write_text("stages: {}")
+    place = root / "settings" / "unseen" / "metrics"
+    place.mkdir(parents=True)
+    (place / "evaluation.json").write_text('{"bcs": {}}')
+    assert results.run_metrics()[2:] == (None, {"bcs": {}})
 
 
 def test_the_labels_do_not_count_for_a_setting(tmp_path, run, monkeypatch):
     workspace = tmp_path / ".settings" / "small"
     workspace.mkdir(parents=True)
     (workspace / "setting.json").write_text("[]")
+    (workspace / "dvc.yaml").write_text("stages: {}")
     monkeypatch.setattr(results, "ROOT", workspace)
     assert results.repository() == tmp_path and results.run_metrics()[1] is None
+    run[1]["evaluation"]["corrected"] = {"bcs": {}}  # but where the labels are of its own texts
+    assert results.run_metrics()[1] is run[1]["judge"]
 
 
 def test_times_are_those_of_the_stages_that_run_longest_first(run):

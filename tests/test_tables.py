@@ -180,6 +180,23 @@ def test_extreme_samples_are_the_best_the_median_and_the_worst(results):
     assert products == sorted(products, reverse=True)
 
 
+def test_a_run_whose_test_texts_have_the_chosen_scale_alone_is_drawn_from_validation(results, tmp_path):
+    chosen = set(zip(results.choices.method, results.choices.variant, results.choices.scale))
+    test = results.test[[cell in chosen for cell in zip(results.test.method, results.test.variant, results.test.scale)]]
+    test.to_parquet(tmp_path / "test.parquet")
+    found = tables.Results.read(tmp_path, draws=20, seed=0)
+    assert results.whole and not found.whole and found.scales == results.scales
+    pd.testing.assert_frame_equal(found.along, results.validation)
+    assert found.scores("fgaa").tolist() == results.scores("fgaa").tolist()
+    assert tables.peaks_sentence(found, {"table_1": {}}).startswith("Test texts are of the chosen scales alone")
+    protocol, steps = tables.protocol_table(found, "I think", draws=20, seed=0)
+    assert protocol == {} and list(steps) == ["validation, where chosen", "test, chosen on validation"]
+    assert (
+        tables.metrics(found, steps, tables.best_by_latents(found.validation, found.keys), [])["maximum_over_scales"]
+        == {}
+    )
+
+
 def test_plot_rows_are_averages_over_behaviours(results):
     rows = {(r["method"], r["scale"]): r["BCS"] for r in tables.plot_rows(results)}
     own = results.curve[(results.curve.method == "fgaa") & (results.curve.scale == 0.2)].value

@@ -104,8 +104,8 @@ def test_natural_gradient_is_set_against_the_papers_methods_and_prompting():
     assert v.natural_sentences(evaluation()) == []
     [sentence] = v.natural_sentences(with_natural(0.45, fgaa=0.3, sae_ts=0.01, sae=0.001, caa=0.2, prompting=0.9))
     assert sentence.startswith(
-        "**By natural gradient the same texts steer better than SAE and SAE-TS, worse than none, undecided against CAA, FGAA "
-        "and prompting.**"
+        "**On the paper's behaviours vectors by natural gradient beat SAE and SAE-TS, are not told apart from CAA, FGAA and "
+        "prompting.**"
     )
     assert "scores by the judge 0.45 [0.35, 0.55], 0.05 [-0.05, 0.15] more than FGAA, p = 0.30, undecided" in sentence
     assert sentence.endswith(
@@ -120,7 +120,7 @@ def test_scores_corrected_by_labels_decide():
     found = with_natural(0.45, corrected, fgaa=0.01, prompting=0.001, caa=0.02)
     [sentence] = v.natural_sentences(found)
     assert sentence.startswith(
-        "**By natural gradient the same texts steer better than none, worse than CAA, FGAA and prompting"
+        "**On the paper's behaviours vectors by natural gradient lose to CAA, FGAA and prompting, are not told apart from"
     )
     assert "corrected by labels 0.20 [0.10, 0.30], 0.05 [-0.05, 0.15] less than FGAA, p = 0.010" in sentence
     labels = v.labels_sentence(judge(), found["corrected"])
@@ -166,6 +166,30 @@ def test_the_price_is_placed_among_the_steering_methods(ratio, place):
 def test_a_verdict_is_four_sentences_and_one_of_natural_gradient():
     assert len(v.verdict(evaluation(), judge(), price())) == 4
     assert len(v.verdict(with_natural(0.4), judge(), price())) == 5
+
+
+def test_what_no_choice_had_seen_comes_first():
+    unseen = with_natural(0.45, fgaa=0.01, sae_ts=0.01, sae=0.001, caa=0.02, prompting=0.9)
+    first, *rest = v.verdict(evaluation(), judge(), price(), unseen)
+    assert len(rest) == 4
+    assert first.startswith(
+        "**On 9 behaviours that no choice had seen, vectors by natural gradient (NG) beat CAA, SAE, SAE-TS and FGAA, are not "
+        "told apart from prompting.** By the judge alone, NG has an average BCS (behaviour times coherence) of "
+        "0.45 [0.35, 0.55]: 0.25 [0.15, 0.35] more than CAA, p = 0.020, "
+    )
+    corrected = {"fgaa": 0.25, "sae_ts": 0.2, "sae": 0.2, "caa": 0.3, "prompting": 0.4, "ng": 0.2}
+    sure = v.unseen_sentence(with_natural(0.45, corrected, prompting=0.001))
+    assert (
+        "lose to prompting, are not told apart from CAA, SAE, SAE-TS and FGAA.** Corrected by labels of 720 of" in sure
+    )
+    table = v.summary_table(evaluation(), price(), with_natural(0.45, corrected))
+    assert table.loc["FGAA", "BCS, 1 unseen behaviours, corrected by labels"] == "0.25 [0.15, 0.35]"
+    assert v.summary_table(evaluation(), price(), unseen).loc["FGAA", "BCS, 1 unseen behaviours"] == "0.40 [0.30, 0.50]"
+
+
+def test_what_was_not_measured_is_left_out():
+    assert len(v.verdict(evaluation(), judge(), None)) == 3
+    assert list(v.summary_table(evaluation(), None)) == ["BCS by the judge"]
 
 
 def test_the_summary_has_steering_methods_prompting_and_unsteered_text():

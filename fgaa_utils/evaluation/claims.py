@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fgaa_utils.evaluation.results import Results
+from fgaa_utils.evaluation.scores import chosen_samples
 from fgaa_utils.judges.labels import method_scores
 from fgaa_utils.names import LABELS, PAPER_METHODS
 from fgaa_utils.stats import interval, paired_difference
@@ -118,8 +119,8 @@ def score_claims(results: Results, *, margin: float) -> list[Claim]:
 
 def _coherence_at_choice(results: Results, method: str) -> NDArray:
     """Mean coherence (behaviours,) of a method's chosen cells."""
-    chosen = results.choices[results.choices.method == method][["target", "method", "scale"]]
-    return results.curve.merge(chosen).set_index("target").loc[results.keys].C.to_numpy()
+    cells = [chosen_samples(results.test, results.choice(method, key)) for key in results.keys]
+    return np.array([np.nanmean(cell.coherence) for cell in cells])
 
 
 def label_claims(labelled: pd.DataFrame, *, margin: float) -> list[Claim]:
@@ -144,16 +145,19 @@ def label_claims(labelled: pd.DataFrame, *, margin: float) -> list[Claim]:
     ]
 
 
-def negative_latents_claim(best: pd.DataFrame, keys: list[str], default_n2: int) -> Claim:
-    """The claim that negative latents hurt, from tables.best_by_latents."""
+def negative_latents_claims(best: pd.DataFrame, keys: list[str], default_n2: int) -> list[Claim]:
+    """The claim that negative latents hurt, from tables.best_by_latents; none of a run that tried one n2."""
     most = int(best.n2.max())
+    if best.n2.nunique() == 1:
+        return []
     by_n2 = {n2: part.groupby("target").BCS.mean().loc[keys].to_numpy() for n2, part in best.groupby("n2")}
-    return above_all(
+    claim = above_all(
         "More negative latents (n2) hurt: none against the most tried, best validation BCS averaged over n1",
         by_n2[default_n2],
         {f"n2 = {most}": by_n2[most]},
         "n1 and n2",
     )
+    return [claim]
 
 
 def vector_claims(cosine: dict[str, dict[str, float]], keys: list[str], l1_l2_distance: float) -> list[Claim]:

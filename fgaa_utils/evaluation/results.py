@@ -23,7 +23,8 @@ class Results:
     """The scored samples of a run and what follows from them at once.
 
     validation, test: samples with scores. choices: of choose_cells, with the validation scores that chose. bcs, draws:
-    of bcs_table on the test samples. curve: of scale_curves there.
+    of bcs_table on the test samples. whole: whether these have every scale; then `along`, the samples that show score
+    against scale, are the test samples, else those of validation. curve: of scale_curves on them.
     """
 
     names: dict[str, str]  # behaviours by key
@@ -34,6 +35,8 @@ class Results:
     choices: pd.DataFrame
     bcs: dict[str, dict]
     draws: dict[str, NDArray]
+    whole: bool
+    along: pd.DataFrame
     curve: pd.DataFrame
 
     @classmethod
@@ -47,8 +50,13 @@ class Results:
                 f"choices.json of {folder} is of other samples than lie beside it; run `dvc repro samples`"
             )
         table, distributions = bcs_table(test, choices, draws=draws, seed=seed)
-        curve = scale_curves(test, choices, draws=draws, seed=seed)
-        return cls(about.behaviours, about.unit, about.model, validation, test, choices, table, distributions, curve)
+        whole = (
+            set(test.scale) == set(validation.scale) and (_scales_of_a_vector(test) == test.scale.nunique() - 1).all()
+        )
+        along = test if whole else validation
+        curve = scale_curves(along, choices, draws=draws, seed=seed)
+        of_texts = (validation, test, choices, table, distributions)
+        return cls(about.behaviours, about.unit, about.model, *of_texts, whole, along, curve)
 
     @property
     def keys(self) -> list[str]:
@@ -66,7 +74,7 @@ class Results:
 
     @property
     def scales(self) -> list[float]:
-        return sorted(scale for scale in self.test.scale.unique() if scale > 0)
+        return sorted(scale for scale in self.along.scale.unique() if scale > 0)
 
     def scores(self, method: str) -> NDArray:
         """Test BCS (behaviours,) of a method at its chosen cells."""
@@ -75,3 +83,9 @@ class Results:
     def choice(self, method: str, key: str) -> pd.Series:
         """The chosen cell of a method for a behaviour."""
         return self.choices[(self.choices.method == method) & (self.choices.target == key)].iloc[0]
+
+
+def _scales_of_a_vector(samples: pd.DataFrame) -> pd.Series:
+    """How many scales every vector of the samples was run at."""
+    steered = samples[samples.scale > 0]
+    return steered.groupby(["behaviour", "method", "variant"]).scale.nunique()

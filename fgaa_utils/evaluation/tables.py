@@ -68,7 +68,7 @@ def ends_sentence(results: Results) -> str:
 
 def norms_table(results: Results) -> pd.DataFrame:
     """The absolute norm of every scale, by method: the median over behaviours' chosen variants."""
-    steered = results.test[results.test.method.isin(results.steering)]
+    steered = results.along[results.along.method.isin(results.steering)]
     norms = steered.groupby(["method", "scale"]).coeff.median().unstack()
     shown = norms.loc[results.steering].map("{:.0f}".format).rename(index=LABELS)
     return shown.set_axis([f"{s:g}" for s in norms], axis=1).rename_axis(index="norm at the scale", columns=None)
@@ -166,8 +166,9 @@ def peaks_sentence(results: Results, paper: dict) -> str:
     }
     theirs = ", ".join(f"{name} {n} of {len(paper['table_1'][name]) - 1}" for name, n in counts.items())
     found = peaks(results)
+    source = "" if results.whole else "Test texts are of the chosen scales alone: the curves are of validation texts. "
     return (
-        f"FGAA's curve has its peak inside the grid on {found['inside']} of {len(results.keys)} behaviours, and the highest "
+        f"{source}FGAA's curve has its peak inside the grid on {found['inside']} of {len(results.keys)} behaviours, and the highest "
         f"peak of the paper's four methods, alone or level, on {found['highest']} (paper: {theirs})."
     )
 
@@ -232,8 +233,11 @@ def protocol_table(results: Results, paper_prompt: str, *, draws: int, seed: int
 
     protocol[method][behaviour] is the maximum over scales on the samples of the one prompt. The table has a row for
     each method: mean BCS where it was chosen, on test at that choice, the maximum over scales on test, what that
-    maximum adds with Student's interval, and the protocol's mean.
+    maximum adds with Student's interval, and the protocol's mean. Of a run whose test texts have the chosen scale alone
+    only the first two are known, and no protocol.
     """
+    if not results.whole:
+        return {}, _where_chosen_and_tested(results)
     one = results.test[results.test.prompt == paper_prompt]
     protocol = best_over_scales(scale_curves(one, results.choices, draws=draws, seed=seed))
     maximum = best_over_scales(results.curve)
@@ -242,13 +246,22 @@ def protocol_table(results: Results, paper_prompt: str, *, draws: int, seed: int
         highest, paper = (np.array([t[m][k]["value"] for k in results.keys]) for t in (maximum, protocol))
         added = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_difference(highest, results.scores(m)))
         rows[m] = {
-            "validation, where chosen": results.choices[results.choices.method == m].BCS.mean(),
-            "test, chosen on validation": results.bcs[m]["average"]["value"],
             "test, maximum over scales": highest.mean(),
             "added by the maximum": added,
             "the paper's prompt, maximum": paper.mean(),
         }
-    return protocol, pd.DataFrame(rows).T.rename_axis("method")
+    return protocol, _where_chosen_and_tested(results).join(pd.DataFrame(rows).T)
+
+
+def _where_chosen_and_tested(results: Results) -> pd.DataFrame:
+    rows = {
+        m: {
+            "validation, where chosen": results.choices[results.choices.method == m].BCS.mean(),
+            "test, chosen on validation": results.bcs[m]["average"]["value"],
+        }
+        for m in results.methods
+    }
+    return pd.DataFrame(rows).T.rename_axis("method")
 
 
 def beside_the_paper(results: Results, paper: dict) -> pd.DataFrame:
@@ -350,7 +363,7 @@ def metrics(results: Results, steps: pd.DataFrame, best: pd.DataFrame, correlati
         "choices": choices_by_method(results.choices),
         "samples": {"validation": len(results.validation), "test": len(results.test)},
         "model": results.model,
-        "maximum_over_scales": {m: round(float(v), 4) for m, v in steps["test, maximum over scales"].items()},
+        "maximum_over_scales": {m: round(float(v), 4) for m, v in steps.get("test, maximum over scales", {}).items()},
         "n1_n2": {f"{int(n1)},{int(n2)}": round(float(v), 4) for (n1, n2), v in counts.items()},
         "other_judges": rounded,
     }

@@ -13,18 +13,42 @@ OURS = "fgaa"
 NG = "ng"
 
 
-def verdict(evaluation: dict, judge: dict | None, capability: dict) -> list[str]:
-    """Sentences of Markdown: the paper's methods by the judge, by the labels, natural gradient, prompting, the price.
+def verdict(evaluation: dict, judge: dict | None, capability: dict | None, unseen: dict | None = None) -> list[str]:
+    """Sentences of Markdown: behaviours that no choice had seen; the paper's methods by the judge, by the labels; natural
+    gradient, prompting, the price.
 
-    evaluation, judge, capability: the metrics of these stages; judge None for a run whose texts nobody labelled.
+    evaluation, judge, capability: the metrics of these stages; judge None for a run whose texts nobody labelled, capability
+    for one that did not measure it. unseen: the metrics of evaluation of the setting `unseen`, if it was run.
     """
     return [
+        *([unseen_sentence(unseen)] if unseen else []),
         steering_sentence(evaluation),
         labels_sentence(judge, evaluation.get("corrected")),
         *natural_sentences(evaluation),
         prompting_sentence(evaluation),
-        price_sentence(capability),
+        *([price_sentence(capability)] if capability else []),
     ]
+
+
+def unseen_sentence(evaluation: dict) -> str:
+    """NG on behaviours that had no part in any choice, against each method of the paper and prompting."""
+    corrected = evaluation.get("corrected")
+    scores = corrected["bcs"] if corrected else {m: table["average"] for m, table in evaluation["bcs"].items()}
+    paired = corrected["paired"][NG] if corrected else evaluation["paired_natural"]
+    told = listed(f"{compared(paired[m], LABELS[m])}" for m in (*PAPER_METHODS, PROMPTING))
+    by = f"Corrected by labels of {corrected['labels']:,} of the texts" if corrected else "By the judge alone"
+    return (
+        f"**On {paired[OURS]['n']} behaviours that no choice had seen, vectors by natural gradient (NG) {place(paired)}.** "
+        f"{by}, NG has an average BCS (behaviour times coherence) of {with_interval(scores[NG])}: {told}."
+    )
+
+
+def place(paired: dict[str, dict]) -> str:
+    """`beat CAA, and are not told apart from prompting`: of the differences {method: entry} to the paper's methods and
+    prompting."""
+    said = (("beat", wins), ("lose to", loses), ("are not told apart from", lambda entry: not decided(entry)))
+    groups = [(verb, [LABELS[m] for m in (*PAPER_METHODS, PROMPTING) if test(paired[m])]) for verb, test in said]
+    return ", ".join(f"{verb} {listed(labels)}" for verb, labels in groups if labels)
 
 
 def steering_sentence(evaluation: dict) -> str:
@@ -64,14 +88,9 @@ def natural_sentences(evaluation: dict) -> list[str]:
     judged = evaluation["paired_natural"], evaluation["bcs"][NG]["average"]
     corrected = evaluation.get("corrected") or {}
     sure = (corrected["paired"][NG], corrected["bcs"][NG]) if NG in corrected.get("paired", {}) else None
-    above, level, below = (
-        listed(LABELS[m] for m in (*PAPER_METHODS, PROMPTING) if test((sure or judged)[0][m]))
-        for test in (wins, lambda entry: not decided(entry), loses)
-    )
     told = [f"by the judge {_natural_scores(*judged)}", f"corrected by labels {_natural_scores(*sure)}" if sure else ""]
     return [
-        f"**By natural gradient the same texts steer better than {above}, worse than {below}, undecided against {level}.** "
-        f"The vector that raises their rewards most at equal KL (NG: FGAA's target, CAA's contrast, or "
+        f"**On the paper's behaviours vectors by natural gradient {place((sure or judged)[0])}.** The vector that raises their rewards most at equal KL (NG: FGAA's target, CAA's contrast, or "
         f"both) scores {'; '.join(filter(None, told))}. Same reward for same reward, by the judge: {_same_rewards(evaluation)}."
     ]
 
@@ -196,23 +215,35 @@ def lower(sentence: str) -> str:
     return sentence if sentence.startswith(tuple(LABELS.values())) else sentence[0].lower() + sentence[1:]
 
 
-def summary_table(evaluation: dict, capability: dict) -> pd.DataFrame:
+def summary_table(evaluation: dict, capability: dict | None, unseen: dict | None = None) -> pd.DataFrame:
     """Average BCS by judge and labels and the price, one row a method; controls but unsteered text are left out. Scores
-    corrected by labels stand beside those of the judge if this run's texts were labelled."""
+    corrected by labels stand beside those of the judge if this run's texts were labelled, those of `unseen` if it was run."""
     labels = (evaluation.get("corrected") or {}).get("bcs", {})
-    price = capability["at_chosen_scale"]
+    price = capability["at_chosen_scale"] if capability else {}
+    name, of_unseen = _column_of(unseen)
     rows = {}
     for method in method_order(list(evaluation["bcs"])):
         if method not in CONTROLS:
             cost = price.get(method, {})
             rows[LABELS[method]] = {
+                name: shown(of_unseen.get(method)),
                 "BCS by the judge": shown(evaluation["bcs"][method]["average"]),
                 "BCS corrected by labels": shown(labels.get(method)),
                 "perplexity, times": shown(cost.get("perplexity_ratio"), ".1f"),
                 "accuracy, change": shown(cost.get("accuracy_change"), "+z.2f"),
             }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-    return table if labels else table.drop(columns="BCS corrected by labels")
+    return table.loc[:, (table != "").any()]  # without what was not measured
+
+
+def _column_of(unseen: dict | None) -> tuple[str, dict]:
+    """(heading, {method: average BCS}) of behaviours that no choice had seen, corrected if they were labelled."""
+    if not unseen:
+        return "BCS, unseen behaviours", {}
+    corrected = (unseen.get("corrected") or {}).get("bcs", {})
+    judged = {m: table["average"] for m, table in unseen["bcs"].items()}
+    count = len(next(iter(unseen["bcs"].values()))) - 1
+    return f"BCS, {count} unseen behaviours{', corrected by labels' if corrected else ''}", corrected or judged
 
 
 def behaviour_table(evaluation: dict) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import json
 from fgaa_utils.evaluation.verdict import behaviour_table, summary_table, verdict
 from fgaa_utils.figures import listed, markdown_table
 from fgaa_utils.judges.labels import WRITER
-from fgaa_utils.project import REPORTS, ROOT, frozen_stages, metrics_of
+from fgaa_utils.project import REPORTS, ROOT, frozen_stages, metrics_of, read_yaml
 
 NOTE = (
     "BCS is mean behaviour times mean coherence, from 0 to 1, averaged over behaviours; in brackets 95 % intervals. Variant "
@@ -19,19 +19,27 @@ def repository():
     return ROOT.parent.parent if (ROOT / "setting.json").exists() else ROOT
 
 
-def run_metrics() -> tuple[dict, dict | None, dict]:
-    """The metrics of evaluation, judge and capability; of the judge None where no text of this run was labelled: the
-    labels are of the default setting's texts."""
+def run_metrics() -> tuple[dict, dict | None, dict | None, dict | None]:
+    """The metrics of evaluation, judge and capability, and those of evaluation of the setting `unseen`. None: the judge's
+    where no text of this run was labelled, for the labels are of the default setting's texts; and what was not run."""
     evaluation = metrics_of("evaluation")
-    labelled = repository() == ROOT and evaluation["model"].startswith(f"{WRITER}:")
-    return evaluation, metrics_of("judge") if labelled else None, metrics_of("capability")
+    labelled = evaluation["model"].startswith(f"{WRITER}:") and (repository() == ROOT or evaluation.get("corrected"))
+    capability = metrics_of("capability") if "capability" in stages_here() else None
+    unseen = REPORTS / "settings" / "unseen" / "metrics" / "evaluation.json"
+    found = json.loads(unseen.read_text(encoding="utf-8")) if unseen.exists() else None
+    return evaluation, metrics_of("judge") if labelled else None, capability, found
+
+
+def stages_here() -> list[str]:
+    """The stages of this pipeline; a setting may leave some out."""
+    return list(read_yaml(ROOT / "dvc.yaml")["stages"])
 
 
 def verdict_block() -> str:
     """The sentences, the small table and what its columns are."""
     metrics = run_metrics()
     lines = [f"{number}. {sentence}" for number, sentence in enumerate(verdict(*metrics), start=1)]
-    return "\n".join([*lines, "", markdown_table(summary_table(metrics[0], metrics[2])), "", NOTE])
+    return "\n".join([*lines, "", markdown_table(summary_table(metrics[0], *metrics[2:])), "", NOTE])
 
 
 def behaviours_block() -> str:

@@ -117,7 +117,7 @@ def pipeline_for(
     dropped |= {"effects"} if params["recipe"]["fit"] not in FITS else set()
     dropped |= set() if ablations else {"ablation_samples", "ablations"}
     stages = pipeline["stages"]
-    gone = [out for name in dropped for out in outputs(stages[name])]
+    gone = ["reports/settings", *(out for name in dropped for out in outputs(stages[name]))]
     kept = {}
     for name, stage in stages.items():
         if name not in dropped:

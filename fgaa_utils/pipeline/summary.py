@@ -10,7 +10,7 @@ def summary() -> str:
     """The verdict as plain text, for a terminal of 100 columns."""
     metrics = run_metrics()
     sentences = [textwrap.fill(sentence.replace("**", ""), width=100) for sentence in verdict(*metrics)]
-    table = summary_table(metrics[0], metrics[2])
+    table = summary_table(metrics[0], *metrics[2:])
     return "\n\n".join([*sentences, table.reset_index().to_string(index=False, line_width=200)])
 
 

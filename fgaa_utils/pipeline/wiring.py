@@ -58,7 +58,7 @@ _BROWSERS = [
 SCRIPTS = {
     "fetch": Script(["data/sources.yaml"], []),
     "model": Script(["data/raw/gemma", "data/raw/smollm2"], ["base.model", "base.reference"]),
-    "render": Script([*_PAGES, *_BROWSERS], []),
+    "render": Script([*_PAGES, *_BROWSERS, "reports/settings"], []),
 }
 SAE_FILES = ["data/sae/cfg.json", "data/sae/sae_weights.safetensors"]
 # Functions that read without being given a path, by the name or by `module.name`.
