@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fgaa_utils.judges import validation
-from fgaa_utils.judges.labels import FIRST, agreement, judge_bias, last_by_behaviour, method_scores, spearman
+from fgaa_utils.judges.labels import FIRST, agreement, judge_bias, last_by_behaviour, last_lot, method_scores, spearman
 
 BEHAVIOURS, METHODS = ["anger", "love"], ["fgaa", "caa", "prompting"]
 DRAWS = {"draws": 20, "seed": 0}
@@ -54,6 +54,14 @@ def test_all_lots_test_behaviour_and_the_last_alone_coherence(labels):
     assert scored.behaviour_score[known].tolist() == [int(t[-1]) / 3 for t in labels.text[known]]
     assert scored.behaviour_score[~known].isna().all()
     assert scored.coherence_score.notna().equals(labels.drawn == "third")
+
+
+def test_a_later_lot_of_other_behaviours_is_no_last_lot(labels):
+    later = labels[labels.behaviour == "ocean"].assign(drawn="fourth", behaviour="desert")
+    every = pd.concat([labels, later], ignore_index=True)
+    assert set(last_lot(every, BEHAVIOURS).drawn) == {"third"}
+    assert set(last_lot(every, ["desert"]).drawn) == {"fourth"} == set(last_lot(every, ["unheard of"]).drawn)
+    assert len(last_by_behaviour(every, ["desert"])) == len(later) and last_by_behaviour(every, ["unheard of"]).empty
 
 
 def test_another_judge_reads_each_text_of_the_last_lot_once(labels):

@@ -194,7 +194,8 @@ def best_by_latents(samples: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """FGAA's best BCS over scales for every number of latents: target, n1, n2, BCS."""
     scores = cell_scores(samples, keys).query("method == 'fgaa'")
     best = scores.groupby(["target", "variant"], as_index=False, sort=False).BCS.max()
-    counts = pd.DataFrame([variant_values(variant) for variant in best.variant], index=best.index)
+    values = [variant_values(variant) for variant in best.variant]
+    counts = pd.DataFrame(values, index=best.index, columns=["n1", "n2"])
     return pd.concat([best[["target"]], counts, best.BCS], axis=1).sort_values(
         ["target", "n2", "n1"], ignore_index=True
     )
@@ -340,6 +341,8 @@ def change_by_n2(best: pd.DataFrame, default_n2: int) -> pd.Series:
 
 def n2_sentence(best: pd.DataFrame, default_n2: int, names: dict[str, str]) -> str:
     """What change_by_n2 finds, by behaviour."""
+    if best.n2.nunique() == 1:
+        return f"No other number of negative latents than {default_n2} was tried."
     change = change_by_n2(best, default_n2)
     return (
         f"{int(best.n2.max())} negative latents in place of {default_n2} change the score, averaged over n1, by "

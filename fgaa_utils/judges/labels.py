@@ -36,10 +36,11 @@ def read_labels(path: Path = STEERED) -> pd.DataFrame:
     return labels
 
 
-def last_lot(labels: pd.DataFrame) -> pd.DataFrame:
-    """The texts labelled last, which had no part in making the local judge."""
+def last_lot(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
+    """The texts labelled last, which had no part in making the local judge: of these behaviours if any are, whole lots."""
     tested = labels[labels.drawn != FIRST]
-    return tested[tested.drawn == tested.drawn.iloc[-1]]
+    of_these = tested[tested.behaviour.isin(behaviours)]
+    return tested[tested.drawn == (tested if of_these.empty else of_these).drawn.iloc[-1]]
 
 
 def by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, pd.DataFrame]:
@@ -49,7 +50,7 @@ def by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, pd.Da
 
 def last_by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
     """The texts labelled last of these behaviours, behaviour after behaviour."""
-    last = last_lot(labels).index
+    last = last_lot(labels, behaviours).index
     parts = by_behaviour(labels, behaviours).values()
     return pd.concat([part[part.index.isin(last)] for part in parts]) if parts else labels.head(0)
 

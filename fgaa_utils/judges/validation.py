@@ -46,14 +46,16 @@ class Measured:
 def questions(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, list[str]]:
     """{criterion: texts} that score_labelled asks a judge about."""
     parts = by_behaviour(labels, behaviours)
-    return {key: part.text.tolist() for key, part in parts.items()} | {COHERENCE: last_lot(labels).text.tolist()}
+    return {key: part.text.tolist() for key, part in parts.items()} | {
+        COHERENCE: last_lot(labels, behaviours).text.tolist()
+    }
 
 
 def score_labelled(labels: pd.DataFrame, judge: Judge, behaviours: list[str]) -> pd.DataFrame:
     """The labelled texts with the judge's scores: all for their behaviour, if it is one of these, and the last lot for
     coherence, for which earlier ones made the local judge. A judge that has to be asked is announced."""
     announce(judge, questions(labels, behaviours))
-    last = last_lot(labels).text.tolist()
+    last = last_lot(labels, behaviours).text.tolist()
     scored = labels.assign(behaviour_score=np.nan)
     scored["coherence_score"] = labels.text.map(dict(zip(last, judge.coherence(last))))
     for key, part in by_behaviour(labels, behaviours).items():
@@ -109,7 +111,7 @@ def steered_parts(labelled: pd.DataFrame, behaviours: list[str]) -> dict[str, pd
     """{criterion: the labelled texts by which it is tested, each once}: all behaviours together, each, and coherence."""
     parts = by_behaviour(labelled, behaviours)
     together = {BEHAVIOUR: pd.concat(parts.values())} if parts else {}
-    found = together | parts | {COHERENCE: last_lot(labelled).drop_duplicates("text")}
+    found = together | parts | {COHERENCE: last_lot(labelled, behaviours).drop_duplicates("text")}
     return {name: part.drop_duplicates(["behaviour", "text"]) for name, part in found.items()}
 
 
