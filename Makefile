@@ -10,7 +10,7 @@ endif
 export TOKENIZERS_PARALLELISM := false
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11, 5) <= v < (3, 12) else "error: $(PYTHON) is Python " + sys.version.split()[0] + "; the locked versions need 3.11.5 or newer of 3.11: make PYTHON=/path/to/python3.11")'
@@ -57,6 +57,10 @@ endif
 check-paper: .venv/.ready ## recompute numbers that the paper prints: SETTING=gemma-2-2b TEXTS=<file of contrastive texts>
 	$(BIN)/python -m fgaa_utils.pipeline.check_paper $(SETTING) $(TEXTS)
 
+check-exports: .venv/.ready ## load exported vectors in llama.cpp, repeng, steering-vectors and lm-eval, in environments of their own
+	$(BIN)/dvc repro --quiet model
+	$(BIN)/python -m pytest -m exports
+
 lab: .venv/.ready ## open the notebooks in JupyterLab with the parameters of params.yaml
 	$(BIN)/python -m fgaa_utils.pipeline.run --sync
 	$(BIN)/jupyter lab --notebook-dir=notebooks
@@ -69,4 +73,4 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	$(MAKE) quick
 	$(BIN)/python -m pytest -m pipeline
 
-.PHONY: help setup repro test quick again ablations check-paper lab check
+.PHONY: help setup repro test quick again ablations check-paper check-exports lab check
