@@ -30,7 +30,8 @@ from transformers import (
 from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.method import gradients
 from fgaa_utils.method.effects import mean_activations
-from fgaa_utils.method.recipe import Recipe, Tries, recipes
+from fgaa_utils.method.recipe import Recipe
+from fgaa_utils.method.tries import Tries, recipes
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.generate import SamplingParams, generate_batch, row_seeds
 from fgaa_utils.model.halving import Halving
