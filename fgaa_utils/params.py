@@ -197,6 +197,7 @@ class Judge(Section):
 
 class Evaluation(Section):
     paper_prompt: Text
+    planned_behaviours: Annotated[int, Field(ge=2)]
     coherence_margin: Share
 
 

@@ -144,13 +144,15 @@ def paired_samples(difference: NDArray, draws: NDArray, *, units: int) -> list[d
     return found
 
 
-def detectable_difference(ours: NDArray, other: NDArray, *, comparisons: int = 1, power: float = 0.8) -> float:
-    """Smallest true mean difference that a paired t test over as many behaviours finds with probability `power`, if
-    differences spread as those observed do; at 5 % divided by the number of `comparisons`, as Holm's correction does
-    for the first to be decided. 1 for a single behaviour."""
+def detectable_difference(
+    ours: NDArray, other: NDArray, *, comparisons: int = 1, power: float = 0.8, behaviours: int | None = None
+) -> float:
+    """Smallest true mean difference that a paired t test over as many behaviours, or over `behaviours`, finds with
+    probability `power`, if differences spread as those observed do; at 5 % divided by the number of `comparisons`, as Holm's
+    correction does for the first to be decided. 1 for a single behaviour."""
     if len(ours) < 2:
         return 1.0
-    effect = TTestPower().solve_power(nobs=len(ours), alpha=0.05 / comparisons, power=power)
+    effect = TTestPower().solve_power(nobs=behaviours or len(ours), alpha=0.05 / comparisons, power=power)
     return min(1.0, float(effect * (ours - other).std(ddof=1)))
 
 

@@ -180,6 +180,16 @@ def test_extreme_samples_are_the_best_the_median_and_the_worst(results):
     assert products == sorted(products, reverse=True)
 
 
+def test_what_more_behaviours_would_show_is_less(results):
+    found = {
+        n: float(tables.power_sentence(results, "fgaa", n).split(" against CAA")[0].split()[-1]) for n in (2, 8, 36)
+    }
+    assert found[2] > found[8] > found[36] > 0
+    assert tables.power_sentence(results, "fgaa", 36).startswith(
+        "At the spread of these differences 36 behaviours would"
+    )
+
+
 def test_a_run_whose_test_texts_have_the_chosen_scale_alone_is_drawn_from_validation(results, tmp_path):
     chosen = set(zip(results.choices.method, results.choices.variant, results.choices.scale))
     test = results.test[[cell in chosen for cell in zip(results.test.method, results.test.variant, results.test.scale)]]

@@ -96,6 +96,17 @@ def against_table(paired: dict[str, dict[str, float]], method: str = "fgaa") -> 
     return pd.DataFrame(rows).T.rename_axis("method")
 
 
+def power_sentence(results: Results, method: str, behaviours: int) -> str:
+    """What a contest on so many behaviours would show, at the spread of the differences of this run."""
+    others = [m for m in results.methods if m in (*METHODS, PROMPTING) and m != method]
+    scores, asked = results.scores(method), {"comparisons": len(others), "behaviours": behaviours}
+    least = {m: stats.detectable_difference(scores, results.scores(m), **asked) for m in others}
+    return (
+        f"At the spread of these differences {behaviours} behaviours would show, four times in five, a true difference of "
+        f"{LABELS[method]} of {listed(f'{least[m]:.2f} against {LABELS[m]}' for m in others)}."
+    )
+
+
 def by_behaviour(results: Results) -> dict[str, dict[str, dict[str, float]]]:
     """{method: {behaviour: {value, lo, hi, p}}}: FGAA minus the method on the same prompts and samples; p is corrected
     for the number of behaviours, method by method."""
