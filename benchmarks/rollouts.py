@@ -2,8 +2,9 @@
 
     python benchmarks/rollouts.py --rollouts 65536 --parts 16 --batch 2048 --to data/gradients-65536
 
-Prints Markdown: the agreement of two maps that share no rollouts, for each size, with the minutes that they took; and, on a
-GPU, how far tokens, scores and the map of a few rollouts are from the processor's, in float32. The map goes to the folder.
+Prints Markdown: the agreement of two maps that share no rollouts, for each size, with the minutes that one of them took (not
+of a run that resumed); and, on a GPU, how far tokens and scores of a few rollouts are from the processor's, in float32. The
+map goes to the folder.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def learning_curve(args: argparse.Namespace, params: dict) -> None:
     found.save(args.to / "gradients.safetensors")
     halves = 2 ** torch.arange(args.parts.bit_length() - 1)
     table = gradient_checks.split_halves(store, halves.tolist(), params["recipe"]["natural_ridge"])
-    table["minutes"] = (table.rollouts / args.rollouts * seconds / 60).round(2)
+    table["minutes of one"] = (table.rollouts / args.rollouts * seconds / 60).round(2)
     print(f"{args.rollouts:,} rollouts in {seconds:.0f} s\n\n{markdown_table(table.round(3), index=False)}")
 
 

@@ -64,10 +64,10 @@ def test_a_tie_is_first_but_not_alone():
 def scores_of(values):
     """A stand-in for Results: what the claims read of it."""
     keys = [f"b{i}" for i in range(9)]
-    rows = [(k, m, "", s, s * 100) for k in keys for m in values for s in (0.1, 0.5)]
+    rows = [(k, m, "", s, s * 100) for k in keys for m in values for s in ((0.0,) if m == "unsteered" else (0.1, 0.5))]
     curve = pd.DataFrame(rows, columns=["target", "method", "variant", "scale", "coeff"])
-    curve["C"] = [0.9 if s == 0.1 else 0.2 for s in curve.scale]
-    choices = curve[curve.scale == 0.1].drop(columns="C").reset_index(drop=True)
+    curve["C"] = [0.9 if s < 0.2 else 0.2 for s in curve.scale]
+    choices = curve[curve.scale < 0.2].drop(columns="C").reset_index(drop=True)
     draws = {m: np.tile(v[:, None], 50) for m, v in values.items()}
     bcs = {m: {k: {"value": x} for k, x in zip(keys, v)} for m, v in values.items()}
     test = curve.assign(behaviour=curve.target, coherence=curve.C, **{f"B_{k}": 0.5 for k in keys})

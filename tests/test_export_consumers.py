@@ -48,7 +48,7 @@ def python_of(name: str) -> str:
 @pytest.fixture(scope="module")
 def steering():
     vector = torch.randn(640, generator=torch.Generator().manual_seed(0))
-    about = {"strength": {}, "recipe": {}, "scores": {}}
+    about = {"strength": {"scale": 1.0, "unit": "nats"}, "recipe": {}, "scores": {}}
     place = ("model.layers.9", "gemma-3-270m:0:float32", "gemma3_text", "sae", about)
     return Steering("love.random", vector / vector.norm(), COEFF, LAYER, *place)
 

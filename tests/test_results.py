@@ -27,13 +27,17 @@ def test_the_labels_count_for_the_default_setting_of_the_labelled_model(run):
     assert results.run_metrics()[1] is None
 
 
-def test_what_no_choice_had_seen_stands_beside_a_run(run):
+def test_what_no_choice_had_seen_stands_beside_a_run(run, monkeypatch):
     root, metrics = run
     (root / "dvc.yaml").write_text("stages: {}")
     place = root / "settings" / "unseen" / "metrics"
     place.mkdir(parents=True)
     (place / "evaluation.json").write_text('{"bcs": {}}')
-    assert results.run_metrics()[2:] == (None, {"bcs": {}})
+    (place.parent / "params.yaml").write_text("recipe: {theta: 0.01}")
+    monkeypatch.setattr(results, "params_of", lambda names: {"recipe": {"theta": 0.01}})
+    assert results.run_metrics()[2:] == (None, {"bcs": {}}) and not results.unseen_is_old()
+    monkeypatch.setattr(results, "params_of", lambda names: {"recipe": {"theta": 0.02}})
+    assert results.run_metrics()[3] is None and results.unseen_is_old(), "of other parameters it does not stand there"
 
 
 def test_the_labels_do_not_count_for_a_setting(tmp_path, run, monkeypatch):

@@ -183,8 +183,15 @@ def test_quick_runs_what_another_setting_takes():
         ("takes: [sea]", "unknown stage in 'takes' of the setting .*'sea'; did you mean 'sae'"),
         ("takes: [features]", "unknown stage in 'takes'"),
         ("without: [cost]", "did you mean 'costs'"),
-        ("{takes: [sae], sae: {l0: 41}}", "takes sae from git, which was made with another sae; leave it out"),
-        ("{takes: [effects], base: {layer: 8}}", "takes effects from git, which was made with another base.layer"),
+        ("takes: sae", "'takes' of the setting .* is 'sae'; it must be a list"),
+        ("{takes: [sae], sae: {l0: 41}}", "takes sae from git, where sae was made with another sae; leave sae out"),
+        ("{takes: [effects], base: {layer: 8}}", r"where effects was made with another base\.layer"),
+        (
+            "{takes: [gradients], data: {density_rows: 8}}",
+            "takes gradients from git, where data was made with another data",
+        ),
+        ("without: [judge]", "samples needs judge, which `without` leaves out"),
+        ("without: [costs]", "capability needs costs"),
     ],
 )
 def test_a_setting_that_takes_what_it_cannot_is_refused(tmp_path, content, message):

@@ -198,7 +198,8 @@ def test_a_run_whose_test_texts_have_the_chosen_scale_alone_is_drawn_from_valida
     assert results.whole and not found.whole and found.scales == results.scales
     pd.testing.assert_frame_equal(found.along, results.validation)
     assert found.scores("fgaa").tolist() == results.scores("fgaa").tolist()
-    assert tables.peaks_sentence(found, {"table_1": {}}).startswith("Test texts are of the chosen scales alone")
+    assert tables.curve_source(found).startswith("Test texts were made at the chosen scales alone")
+    assert tables.curve_source(results) == ""
     protocol, steps = tables.protocol_table(found, "I think", draws=20, seed=0)
     assert protocol == {} and list(steps) == ["validation, where chosen", "test, chosen on validation"]
     assert (

@@ -44,17 +44,19 @@ def price(**ratios):
 def test_fgaa_wins_only_if_every_difference_is_decided():
     won = evaluation(sae_ts=0.01, sae=0.01, caa=0.0001)
     assert v.steering_sentence(won) == (
-        "**FGAA wins among the steering methods.** By the judge FGAA has the highest average BCS (behaviour times "
+        "**On this behaviour, tuned alike: FGAA wins among the steering methods.** By the judge FGAA has the highest average BCS (behaviour times "
         "coherence), 0.40 [0.30, 0.50], before SAE-TS 0.30, SAE 0.25 and CAA 0.20; it has 0.10 [0.00, 0.20] more than "
         "SAE-TS, p = 0.010."
     )
     tied = v.steering_sentence(evaluation(sae_ts=0.01, sae=0.05, caa=0.0001))
-    assert tied.startswith("**No steering method is shown to be the best.** By the judge FGAA has the highest")
+    assert tied.startswith(
+        "**On this behaviour, tuned alike: no steering method is shown to be the best.** By the judge FGAA has the highest"
+    )
 
 
 def test_a_tie_says_what_could_have_been_found():
     sentence = v.steering_sentence(evaluation(sae_ts=0.3, sae=0.01, caa=0.0001))
-    assert sentence.startswith("**No steering method is shown to be the best.**")
+    assert sentence.startswith("**On this behaviour, tuned alike: no steering method is shown to be the best.**")
     assert "more than SAE-TS, p = 0.30, undecided" in sentence
     assert sentence.endswith("(behaviours: 9; a true difference of 0.18 is found four times in five).")
 
@@ -62,11 +64,13 @@ def test_a_tie_says_what_could_have_been_found():
 def test_a_loss_names_the_winner_first():
     scores = SCORES | {"caa": 0.6}
     assert v.steering_sentence(evaluation(scores, caa=0.0004)) == (
-        "**FGAA loses to CAA.** By the judge CAA has the highest average BCS (behaviour times coherence), "
+        "**On this behaviour, tuned alike: FGAA loses to CAA.** By the judge CAA has the highest average BCS (behaviour times coherence), "
         "0.60 [0.50, 0.70], before FGAA 0.40, SAE-TS 0.30 and SAE 0.25; FGAA has 0.20 [0.10, 0.30] less than CAA, p < 0.001."
     )
     undecided = v.steering_sentence(evaluation(scores, caa=0.2))
-    assert undecided.startswith("**No steering method is shown to be the best.** By the judge CAA has the highest")
+    assert undecided.startswith(
+        "**On this behaviour, tuned alike: no steering method is shown to be the best.** By the judge CAA has the highest"
+    )
 
 
 def test_the_labels_have_their_own_verdict():
@@ -104,7 +108,7 @@ def test_natural_gradient_is_set_against_the_papers_methods_and_prompting():
     assert v.natural_sentences(evaluation()) == []
     [sentence] = v.natural_sentences(with_natural(0.45, fgaa=0.3, sae_ts=0.01, sae=0.001, caa=0.2, prompting=0.9))
     assert sentence.startswith(
-        "**On the paper's behaviours vectors by natural gradient beat SAE and SAE-TS, are not told apart from CAA, FGAA and "
+        "**On this behaviour vectors by natural gradient beat SAE and SAE-TS, and are not told apart from CAA, FGAA and "
         "prompting.**"
     )
     assert "scores by the judge 0.45 [0.35, 0.55], 0.05 [-0.05, 0.15] more than FGAA, p = 0.30, undecided" in sentence
@@ -120,7 +124,7 @@ def test_scores_corrected_by_labels_decide():
     found = with_natural(0.45, corrected, fgaa=0.01, prompting=0.001, caa=0.02)
     [sentence] = v.natural_sentences(found)
     assert sentence.startswith(
-        "**On the paper's behaviours vectors by natural gradient lose to CAA, FGAA and prompting, are not told apart from"
+        "**On this behaviour vectors by natural gradient lose to CAA, FGAA and prompting, and are not told apart from"
     )
     assert "corrected by labels 0.20 [0.10, 0.30], 0.05 [-0.05, 0.15] less than FGAA, p = 0.010" in sentence
     labels = v.labels_sentence(judge(), found["corrected"])
@@ -129,14 +133,14 @@ def test_scores_corrected_by_labels_decide():
     )
     table = v.summary_table(found, price())
     assert "(corrected by labels 0.15 [0.05, 0.25] more than FGAA, p = 0.001)" in v.prompting_sentence(found)
-    assert table.loc["NG", "BCS corrected by labels"] == "0.20 [0.10, 0.30]" and "BCS by the labels" not in table
+    assert table.loc["NG", "BCS, corrected by labels"] == "0.20 [0.10, 0.30]" and "BCS by the labels" not in table
 
 
 @pytest.mark.parametrize("none", [None, {"labelled_bcs": {}, "labelled_paired": {}, "judge_bias": {}}])
 def test_without_labels_the_sentences_say_so(none):
     assert v.labels_sentence(none).startswith("**No labels.**")
     assert "by labels" not in v.prompting_sentence(evaluation())
-    assert "BCS corrected by labels" not in v.summary_table(evaluation(), price())
+    assert "BCS, corrected by labels" not in v.summary_table(evaluation(), price())
 
 
 def test_prompting_is_compared_from_its_own_side():
@@ -173,23 +177,49 @@ def test_what_no_choice_had_seen_comes_first():
     first, *rest = v.verdict(evaluation(), judge(), price(), unseen)
     assert len(rest) == 4
     assert first.startswith(
-        "**On 9 behaviours that no choice had seen, vectors by natural gradient (NG) beat CAA, SAE, SAE-TS and FGAA, are not "
+        "**On 9 behaviours that no choice had seen, vectors by natural gradient (NG) beat CAA, SAE, SAE-TS and FGAA, and are not "
         "told apart from prompting.** By the judge alone, NG has an average BCS (behaviour times coherence) of "
         "0.45 [0.35, 0.55]: 0.25 [0.15, 0.35] more than CAA, p = 0.020, "
     )
     corrected = {"fgaa": 0.25, "sae_ts": 0.2, "sae": 0.2, "caa": 0.3, "prompting": 0.4, "ng": 0.2}
     sure = v.unseen_sentence(with_natural(0.45, corrected, prompting=0.001))
     assert (
-        "lose to prompting, are not told apart from CAA, SAE, SAE-TS and FGAA.** Corrected by labels of 720 of" in sure
+        "lose to prompting, and are not told apart from CAA, SAE, SAE-TS and FGAA.** Corrected by labels of 720 of"
+        in sure
     )
     table = v.summary_table(evaluation(), price(), with_natural(0.45, corrected))
     assert table.loc["FGAA", "BCS, 1 unseen behaviours, corrected by labels"] == "0.25 [0.15, 0.35]"
-    assert v.summary_table(evaluation(), price(), unseen).loc["FGAA", "BCS, 1 unseen behaviours"] == "0.40 [0.30, 0.50]"
+    assert (
+        v.summary_table(evaluation(), price(), unseen).loc["FGAA", "BCS, 1 unseen behaviours, by the judge"]
+        == "0.40 [0.30, 0.50]"
+    )
+
+
+def test_ng_whose_texts_nobody_labelled_is_told_by_the_judge():
+    unseen = with_natural(0.45, {"fgaa": 0.25, "sae_ts": 0.2, "sae": 0.2, "caa": 0.3, "prompting": 0.4, "ng": 0.2})
+    del unseen["corrected"]["paired"]["ng"]
+    assert "By the judge alone, NG has" in v.unseen_sentence(unseen)
+    assert "BCS, 1 unseen behaviours, by the judge" in v.summary_table(evaluation(), price(), unseen)
+
+
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [
+        ({}, "are not told apart from CAA, SAE, SAE-TS, FGAA and prompting"),
+        (dict.fromkeys(SCORES, 0.01), "beat CAA, SAE, SAE-TS and FGAA, and lose to prompting"),
+        (
+            {"caa": 0.01, "prompting": 0.01},
+            "beat CAA, lose to prompting, and are not told apart from SAE, SAE-TS and FGAA",
+        ),
+    ],
+)
+def test_places_are_named_whoever_wins(p, said):
+    assert v.place(of_ng(SCORES | {"ng": 0.45}, p)) == said
 
 
 def test_what_was_not_measured_is_left_out():
     assert len(v.verdict(evaluation(), judge(), None)) == 3
-    assert list(v.summary_table(evaluation(), None)) == ["BCS by the judge"]
+    assert list(v.summary_table(evaluation(), None)) == ["BCS, by the judge"]
 
 
 def test_the_summary_has_steering_methods_prompting_and_unsteered_text():

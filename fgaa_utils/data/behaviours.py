@@ -1,7 +1,7 @@
 """Behaviours to steer towards: one YAML file each under data/behaviours/, contrastive texts and judge texts.
 
 The contrastive sets X+ and X- build steering vectors (paper, section 3 and appendix); the judge texts train
-and test the judge and never overlap with them. A new behaviour is a new file. The folder's README tells of its sets.
+and test the judge and never overlap with them. A new behaviour is a new file. data/behaviours.md tells of its sets.
 """
 
 import re

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fgaa_utils.evaluation.results import Results
 from fgaa_utils.evaluation.scores import chosen_samples
 from fgaa_utils.judges.labels import method_scores
-from fgaa_utils.names import LABELS, PAPER_METHODS
+from fgaa_utils.names import LABELS, PAPER_METHODS, UNSTEERED
 from fgaa_utils.stats import interval, paired_difference
 
 
@@ -83,11 +83,13 @@ def _rivals(ours: str) -> list[str]:
 
 
 def score_claims(results: Results, *, margin: float) -> list[Claim]:
-    """The claims that the scores on test prompts decide; `margin`: loss of coherence that counts as keeping it."""
+    """The claims that the scores decide, on test prompts but for the scales that only validation has; `margin`: loss of coherence that counts as keeping it."""
     rivals = _rivals("fgaa")
     coherence = {m: _coherence_at_choice(results, m) for m in results.methods}
-    largest = results.curve[(results.curve.method == "fgaa") & (results.curve.scale == results.scales[-1])]
-    largest = largest.set_index("target").loc[results.keys].C.to_numpy()
+    largest, plain = (
+        results.curve[(results.curve.method == method) & (results.curve.scale == scale)].set_index("target")
+        for method, scale in (("fgaa", results.scales[-1]), (UNSTEERED, 0.0))  # of the same texts, test or validation
+    )
     return [
         above_all(
             "FGAA has the highest average BCS",
@@ -110,8 +112,8 @@ def score_claims(results: Results, *, margin: float) -> list[Claim]:
         ),
         above_all(
             "Steering hard costs coherence: FGAA's largest scale against unsteered text",
-            coherence["unsteered"],
-            {"the largest scale": largest},
+            plain.loc[results.keys].C.to_numpy(),
+            {"the largest scale": largest.loc[results.keys].C.to_numpy()},
             "Behaviour against coherence",
         ),
     ]

@@ -95,7 +95,8 @@ def _curves(ax: Axes, results: Results, key: str) -> None:
         ax.plot(chosen.scale, chosen.value, MARKS[m], color=COLOURS[m], ms=7, mec="white", zorder=4)
     best = own[own.method.isin(CONTROLS)].groupby("scale").value.max()
     ax.plot(best.index, best, color=COLOURS[UNSTEERED], lw=1, label="best control")
-    ax.axhline(results.bcs[PROMPTING][key]["value"], color=COLOURS[PROMPTING], lw=0.9, ls="--", label=LABELS[PROMPTING])
+    level = own[own.method == PROMPTING].value.iloc[0]
+    ax.axhline(level, color=COLOURS[PROMPTING], lw=0.9, ls="--", label=LABELS[PROMPTING])
 
 
 def behaviour_and_coherence(results: Results) -> sns.FacetGrid:

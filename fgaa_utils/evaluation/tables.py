@@ -66,6 +66,16 @@ def ends_sentence(results: Results) -> str:
     )
 
 
+def curve_source(results: Results) -> str:
+    """Which texts show score against scale, where it is not those that are reported; nothing else."""
+    if results.whole:
+        return ""
+    return (
+        "Test texts were made at the chosen scales alone, so that these curves are of validation texts, which also chose "
+        "the variant and the scale: their heights flatter every method."
+    )
+
+
 def norms_table(results: Results) -> pd.DataFrame:
     """The absolute norm of every scale, by method: the median over behaviours' chosen variants."""
     steered = results.along[results.along.method.isin(results.steering)]
@@ -177,9 +187,8 @@ def peaks_sentence(results: Results, paper: dict) -> str:
     }
     theirs = ", ".join(f"{name} {n} of {len(paper['table_1'][name]) - 1}" for name, n in counts.items())
     found = peaks(results)
-    source = "" if results.whole else "Test texts are of the chosen scales alone: the curves are of validation texts. "
     return (
-        f"{source}FGAA's curve has its peak inside the grid on {found['inside']} of {len(results.keys)} behaviours, and the highest "
+        f"FGAA's curve has its peak inside the grid on {found['inside']} of {len(results.keys)} behaviours, and the highest "
         f"peak of the paper's four methods, alone or level, on {found['highest']} (paper: {theirs})."
     )
 

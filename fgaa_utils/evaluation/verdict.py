@@ -32,10 +32,10 @@ def verdict(evaluation: dict, judge: dict | None, capability: dict | None, unsee
 
 def unseen_sentence(evaluation: dict) -> str:
     """NG on behaviours that had no part in any choice, against each method of the paper and prompting."""
-    corrected = evaluation.get("corrected")
+    corrected = corrected_with_ng(evaluation)
     scores = corrected["bcs"] if corrected else {m: table["average"] for m, table in evaluation["bcs"].items()}
     paired = corrected["paired"][NG] if corrected else evaluation["paired_natural"]
-    told = listed(f"{compared(paired[m], LABELS[m])}" for m in (*PAPER_METHODS, PROMPTING))
+    told = listed(compared(paired[m], LABELS[m]) for m in (*PAPER_METHODS, PROMPTING))
     by = f"Corrected by labels of {corrected['labels']:,} of the texts" if corrected else "By the judge alone"
     return (
         f"**On {paired[OURS]['n']} behaviours that no choice had seen, vectors by natural gradient (NG) {place(paired)}.** "
@@ -43,12 +43,19 @@ def unseen_sentence(evaluation: dict) -> str:
     )
 
 
+def corrected_with_ng(evaluation: dict) -> dict | None:
+    """The scores corrected by labels, if NG is among the methods whose texts were labelled."""
+    corrected = evaluation.get("corrected") or {}
+    return corrected if NG in corrected.get("paired", {}) else None
+
+
 def place(paired: dict[str, dict]) -> str:
     """`beat CAA, and are not told apart from prompting`: of the differences {method: entry} to the paper's methods and
     prompting."""
     said = (("beat", wins), ("lose to", loses), ("are not told apart from", lambda entry: not decided(entry)))
     groups = [(verb, [LABELS[m] for m in (*PAPER_METHODS, PROMPTING) if test(paired[m])]) for verb, test in said]
-    return ", ".join(f"{verb} {listed(labels)}" for verb, labels in groups if labels)
+    *first, last = [f"{verb} {listed(labels)}" for verb, labels in groups if labels]
+    return f"{', '.join(first)}, and {last}" if first else last
 
 
 def steering_sentence(evaluation: dict) -> str:
@@ -56,7 +63,7 @@ def steering_sentence(evaluation: dict) -> str:
     scores, paired = averages(evaluation), evaluation["paired"]
     entry = paired[rival(scores)]
     order = standing(scores, paired).replace("average BCS", "average BCS (behaviour times coherence)", 1)
-    found = f"**{headline(scores, paired)}.** By the judge {order}"
+    found = f"**On {of_behaviours(evaluation)}, tuned alike: {lower(headline(scores, paired))}.** By the judge {order}"
     if decided(entry):
         return f"{found}."
     return f"{found} (behaviours: {entry['n']}; a true difference of {entry['detectable']:.2f} is found four times in five)."
@@ -86,11 +93,11 @@ def natural_sentences(evaluation: dict) -> list[str]:
     if NG not in evaluation["bcs"]:
         return []
     judged = evaluation["paired_natural"], evaluation["bcs"][NG]["average"]
-    corrected = evaluation.get("corrected") or {}
-    sure = (corrected["paired"][NG], corrected["bcs"][NG]) if NG in corrected.get("paired", {}) else None
+    corrected = corrected_with_ng(evaluation)
+    sure = (corrected["paired"][NG], corrected["bcs"][NG]) if corrected else None
     told = [f"by the judge {_natural_scores(*judged)}", f"corrected by labels {_natural_scores(*sure)}" if sure else ""]
     return [
-        f"**On the paper's behaviours vectors by natural gradient {place((sure or judged)[0])}.** The vector that raises their rewards most at equal KL (NG: FGAA's target, CAA's contrast, or "
+        f"**On {of_behaviours(evaluation)} vectors by natural gradient {place((sure or judged)[0])}.** The vector that raises their rewards most at equal KL (NG: FGAA's target, CAA's contrast, or "
         f"both) scores {'; '.join(filter(None, told))}. Same reward for same reward, by the judge: {_same_rewards(evaluation)}."
     ]
 
@@ -221,14 +228,15 @@ def summary_table(evaluation: dict, capability: dict | None, unseen: dict | None
     labels = (evaluation.get("corrected") or {}).get("bcs", {})
     price = capability["at_chosen_scale"] if capability else {}
     name, of_unseen = _column_of(unseen)
+    judged = f"BCS, {of_behaviours(evaluation)}" if unseen else "BCS"
     rows = {}
     for method in method_order(list(evaluation["bcs"])):
         if method not in CONTROLS:
             cost = price.get(method, {})
             rows[LABELS[method]] = {
                 name: shown(of_unseen.get(method)),
-                "BCS by the judge": shown(evaluation["bcs"][method]["average"]),
-                "BCS corrected by labels": shown(labels.get(method)),
+                f"{judged}, by the judge": shown(evaluation["bcs"][method]["average"]),
+                f"{judged}, corrected by labels": shown(labels.get(method)),
                 "perplexity, times": shown(cost.get("perplexity_ratio"), ".1f"),
                 "accuracy, change": shown(cost.get("accuracy_change"), "+z.2f"),
             }
@@ -239,11 +247,22 @@ def summary_table(evaluation: dict, capability: dict | None, unseen: dict | None
 def _column_of(unseen: dict | None) -> tuple[str, dict]:
     """(heading, {method: average BCS}) of behaviours that no choice had seen, corrected if they were labelled."""
     if not unseen:
-        return "BCS, unseen behaviours", {}
-    corrected = (unseen.get("corrected") or {}).get("bcs", {})
+        return "", {}
+    corrected = (corrected_with_ng(unseen) or {}).get("bcs", {})
     judged = {m: table["average"] for m, table in unseen["bcs"].items()}
-    count = len(next(iter(unseen["bcs"].values()))) - 1
-    return f"BCS, {count} unseen behaviours{', corrected by labels' if corrected else ''}", corrected or judged
+    how = "corrected by labels" if corrected else "by the judge"
+    return f"BCS, {count_of(unseen)} unseen behaviours, {how}", corrected or judged
+
+
+def count_of(evaluation: dict) -> int:
+    """How many behaviours an evaluation is of."""
+    return len(set(next(iter(evaluation["bcs"].values()))) - {"average"})
+
+
+def of_behaviours(evaluation: dict) -> str:
+    """`these 9 behaviours`."""
+    count = count_of(evaluation)
+    return f"these {count} behaviours" if count > 1 else "this behaviour"
 
 
 def behaviour_table(evaluation: dict) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fgaa_utils.digests import sha256
 from fgaa_utils.export.steering import LICENCE, POSITIONS, SIGN, Steering
-from fgaa_utils.shards import save_tensors
+from fgaa_utils.shards import digest, save_tensors
 
 FORMAT = "fgaa-steering-1"
 TENSORS, MANIFEST = "vector.safetensors", "manifest.json"
@@ -27,6 +27,7 @@ def write(steering: Steering, folder: Path) -> Path:
     manifest = {"format": FORMAT} | {field: getattr(steering, field) for field in FIELDS}
     manifest |= {"d_model": len(steering.vector), "positions": POSITIONS, "sign": SIGN, "licence": LICENCE}
     manifest["sha256"] = sha256(target / TENSORS)
+    manifest["digest"] = digest(manifest)
     (target / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return target
 
@@ -38,11 +39,13 @@ def read(folder: Path, *, model: str | None = None, layer: int | None = None) ->
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        missing = {"format", "sha256", *FIELDS} - set(manifest)
-    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+        if manifest.get("format") != FORMAT:
+            raise ValueError(f"{folder / MANIFEST} has the format {manifest.get('format')!r}; this reads {FORMAT}")
+        given = manifest.pop("digest", None)
+    except (json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
         raise ValueError(f"{folder / MANIFEST} is damaged: {error}") from error
-    if missing or manifest["format"] != FORMAT:
-        raise ValueError(f"{folder / MANIFEST} is no {FORMAT}: it lacks {sorted(missing)}; export the vector again")
+    if given != digest(manifest):
+        raise ValueError(f"{folder / MANIFEST} was changed after it was written; export the vector again")
     if (found := sha256(folder / TENSORS)) != manifest["sha256"]:
         raise ValueError(
             f"{folder / TENSORS} is damaged: its sha256 is {found[:16]}..., not {manifest['sha256'][:16]}...; copy it again"

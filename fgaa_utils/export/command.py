@@ -3,18 +3,17 @@
 fgaa-export love                                   natural gradient, at the chosen strength, as a bundle in exports/
 fgaa-export love --method caa --format gguf        another method, for llama.cpp
 fgaa-export all --format gguf --scale 0.25         every behaviour, at another strength (in the run's unit, nats)
-fgaa-export verify exports/love-ng-n18_n20         is it whole, and of the model and layer that params.yaml names?
+fgaa-export verify exports/love-ng-n1_8-n2_0-0.25nats   is it whole, and of the model and layer that params.yaml names?
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from fgaa_utils.evaluation.scores import read_choices
 from fgaa_utils.export import bundle, gguf, lm_eval, neuronpedia, steering_vectors
 from fgaa_utils.export.steering import Steering, of_run
-from fgaa_utils.model.lm import locate
+from fgaa_utils.model.lm import weights_identity
 from fgaa_utils.params import load_params
 from fgaa_utils.project import artefact
 
@@ -36,9 +35,7 @@ def export(behaviour: str, method: str, kind: str, folder: Path, *, scale: float
 def verify(path: Path) -> Steering:
     """The vector of a bundle, checked against the model and the layer of params.yaml. Raises: as bundle.read."""
     base = load_params()["base"]
-    record = Path(locate(base["model"])[0]) / "source.json"
-    digest = json.loads(record.read_text(encoding="utf-8"))["weights_sha256"][:16] if record.exists() else None
-    return bundle.read(path, model=digest, layer=base["layer"])
+    return bundle.read(path, model=weights_identity(base["model"]), layer=base["layer"])
 
 
 def main(arguments: list[str] | None = None) -> None:

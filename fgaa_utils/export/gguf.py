@@ -27,6 +27,8 @@ def write(steering: Steering, folder: Path) -> Path:
     writer = GGUFWriter(str(path), ARCHITECTURE)
     writer.add_string(f"{ARCHITECTURE}.model_hint", steering.model_type)
     writer.add_uint32(f"{ARCHITECTURE}.layer_count", 1)
+    for key, value in steering.record.items():
+        writer.add_string(f"fgaa.{key}", value)
     writer.add_tensor(f"direction.{steering.layer}", steering.delta.numpy().astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,6 +1,9 @@
 """The payload that Neuronpedia's `POST /api/vector/new` takes: JSON, for a model that it hosts.
 
 `curl -H "x-api-key: ..." -H "content-type: application/json" -d @FILE https://www.neuronpedia.org/api/vector/new`
+
+It takes vectors at the input of a block only (`hook_resid_pre`), which for block N + 1 is the output of block N, and strengths
+up to some hundred, so that most of the strength is in the vector. Read in its published source; not tried on the server.
 """
 
 import json
@@ -9,6 +12,7 @@ from pathlib import Path
 from fgaa_utils.export.steering import Steering
 
 LONGEST = 24_576  # floats that it takes
+STRENGTH = 10.0  # vectorDefaultSteerStrength of every vector
 
 
 def write(steering: Steering, folder: Path) -> Path:
@@ -19,10 +23,10 @@ def write(steering: Steering, folder: Path) -> Path:
     path = folder / f"{steering.stem}.neuronpedia.json"
     payload = {
         "modelId": steering.model.split(":")[0],
-        "layerNumber": steering.layer,
-        "hookType": "hook_resid_post",
-        "vector": steering.vector.tolist(),
-        "vectorDefaultSteerStrength": steering.coeff,
+        "layerNumber": steering.layer + 1,
+        "hookType": "hook_resid_pre",
+        "vector": (steering.delta / STRENGTH).tolist(),
+        "vectorDefaultSteerStrength": STRENGTH,
         "vectorLabel": steering.name,
     }
     path.write_text(json.dumps(payload) + "\n", encoding="utf-8")

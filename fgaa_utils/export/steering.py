@@ -4,6 +4,7 @@ What every export says: `delta` is added to the output of one block (the residua
 position, of the prompt, BOS and decoded tokens alike; a positive strength steers towards the behaviour.
 """
 
+import json
 from dataclasses import asdict, dataclass
 
 import torch
@@ -19,10 +20,11 @@ from fgaa_utils.model.lm import find_blocks, locate
 from fgaa_utils.names import METHODS, VectorName
 from fgaa_utils.params import load_params
 from fgaa_utils.project import DATA, artefact, metrics_of, unknown
+from fgaa_utils.shards import load_tensors
 
 POSITIONS = "every position: prompt, BOS and decoded tokens"
 SIGN = "a positive strength steers towards the behaviour"
-LICENCE = "vector: MIT; it is of no use without the model, which has a licence of its own"
+LICENCE = "the code that made it: MIT; it derives from the model and the SAE, whose licences apply"
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,26 @@ class Steering:
 
     @property
     def stem(self) -> str:
-        """The name as a file's name without suffix."""
-        return self.name.replace("=", "").replace(",", "_").replace(".", "-")
+        """Name and strength as a file's name without suffix: `love-ng-n1_8-n2_0-0.25nats`."""
+        name = self.name.replace("=", "_").replace(",", "-").replace(".", "-")
+        strength = self.about["strength"]
+        return f"{name}-{strength['scale']:g}{strength['unit']}"
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What a file of another format can carry beside the vector, as texts."""
+        strength = self.about["strength"]
+        told = {"name": self.name, "model": self.model, "layer": self.layer, "coeff": self.coeff}
+        return {
+            key: str(value) for key, value in (told | {"scale": strength["scale"], "unit": strength["unit"]}).items()
+        }
 
 
 def of_run(behaviour: str, method: str, *, scale: float | None = None) -> Steering:
     """The vector that validation chose for a behaviour and method, at the scale that it chose or at another one.
 
-    Raises: ValueError for a behaviour or method that the run has not, or a scale that is not positive; FileNotFoundError
-    naming the stage to run if the run is not there.
+    Raises: ValueError for a behaviour or method that the run has not, a scale that is not positive, or vectors and choices
+    of different runs; FileNotFoundError naming the stage to run if the run is not there.
     """
     chosen = read_choices(artefact("samples/choices.json"))
     if behaviour not in chosen.behaviours:
@@ -69,19 +82,19 @@ def of_run(behaviour: str, method: str, *, scale: float | None = None) -> Steeri
     if scale is not None and not 0 < scale < float("inf"):
         raise ValueError(f"the scale is {scale}; it must be positive, in {chosen.unit}")
     choice = chosen.choices[method][behaviour]
+    name = VectorName.parse(".".join(part for part in (behaviour, method, choice["variant"]) if part))
     identity = {"model": chosen.model, "sae": chosen.sae, "layer": chosen.layer}
-    vectors = {
-        name.cell: v for name, v in load_vectors(artefact("vectors/vectors.safetensors"), identity=identity).items()
-    }
-    cell = (behaviour, method, choice["variant"])
+    path = artefact("vectors/vectors.safetensors")
+    found = load_vectors(path, identity=identity)
     strength = Strength.read(chosen.unit, chosen.resid_std, DATA / "gradients/gradients.safetensors", identity)
+    if name not in found or abs(strength.coeff(found[name], choice["scale"]) - choice["coeff"]) > 0.1:
+        raise ValueError(f"{path.name} and choices.json are of different runs ({name}); run `dvc repro samples`")
     at = choice["scale"] if scale is None else scale
-    name = VectorName.parse(".".join(part for part in cell if part))
     base = load_params()["base"]
     return Steering(
         name=str(name),
-        vector=vectors[cell].float(),
-        coeff=strength.coeff(vectors[cell], at),
+        vector=found[name].float(),
+        coeff=strength.coeff(found[name], at),
         layer=chosen.layer,
         module=f"{blocks_of(base['model'], base['blocks'])}.{chosen.layer}",
         model=chosen.model,
@@ -89,19 +102,20 @@ def of_run(behaviour: str, method: str, *, scale: float | None = None) -> Steeri
         sae=chosen.sae,
         about={
             "strength": {"unit": chosen.unit, "scale": at, "chosen": choice["scale"]},
-            "recipe": asdict(recipe_of(name)),
+            "recipe": asdict(recipe_of(name, json.loads(load_tensors(path)[1]["parameters"]))),
             "scores": scores_of(chosen, behaviour, method) if at == choice["scale"] else {},
         },
     )
 
 
-def recipe_of(name: VectorName) -> Recipe:
-    """The recipe of a vector of the main run, from params.yaml. Raises: ValueError for a name that the run does not try."""
-    params = load_params()
-    shaped = {key: value for key, value in params["recipe"].items() if key in Recipe.__dataclass_fields__}
-    section = params["vectors"]
+def recipe_of(name: VectorName, parameters: dict) -> Recipe:
+    """The recipe of a vector of the main run; parameters: those that its file carries, of the default recipe.
+
+    Raises: ValueError for a name that the run's tries, in params.yaml, do not have.
+    """
+    section = load_params()["vectors"]
     tried = Tries(*(section[key] for key in ("n1", "natural_n1", "ranks", "contrasts", "controls")))
-    made = recipes(Recipe("fgaa", **shaped), [name.behaviour], tried)
+    made = recipes(Recipe("fgaa", **parameters), [name.behaviour], tried)
     if name not in made:
         raise unknown("vector", str(name), [str(known) for known in made])
     return made[name]
@@ -109,13 +123,15 @@ def recipe_of(name: VectorName) -> Recipe:
 
 def scores_of(chosen: Choices, behaviour: str, method: str) -> dict:
     """BCS of the chosen cell on test prompts with its 95 % interval, the number of texts, the judge, and BCS of text without
-    steering; nothing if the evaluation was not run."""
+    steering; nothing if the evaluation was not run, or not on these choices."""
     try:
-        found = metrics_of("evaluation")["bcs"]
-        judge = metrics_of("judge")["judge_kind"]
+        found, judge = metrics_of("evaluation"), metrics_of("judge")["judge_kind"]
     except FileNotFoundError:
         return {}
-    return {"bcs": found[method][behaviour], "judge": judge, "unsteered": found["unsteered"][behaviour]}
+    if found["model"] != chosen.model or found["choices"] != chosen.choices:
+        return {}
+    bcs = found["bcs"]
+    return {"bcs": bcs[method][behaviour], "judge": judge, "unsteered": bcs["unsteered"][behaviour]}
 
 
 def blocks_of(model: str, path: str) -> str:

@@ -20,7 +20,7 @@ def write(steering: Steering, folder: Path) -> Path:
     """Write `<folder>/<name>.steering-vectors.safetensors`; the strength is in the vector."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{steering.stem}{SUFFIX}"
-    save_tensors(path, {str(steering.layer): steering.delta}, layer_type="decoder_block", model=steering.model)
+    save_tensors(path, {str(steering.layer): steering.delta}, layer_type="decoder_block", **steering.record)
     return path
 
 

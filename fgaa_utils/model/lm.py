@@ -199,18 +199,25 @@ def load_model(
     kind = resolve_dtype(dtype, place)
     with hub_access(str(path), HUB_FILES, "base.model") if on_hub else nullcontext():
         hf = AutoModelForCausalLM.from_pretrained(source, dtype=kind, use_safetensors=True).to(place)
-    record = Path(source) / "source.json"
-    if on_hub:
-        weights = Path(cached_file(source, "config.json")).parent.name  # the commit: snapshots/<commit>/config.json
-    elif record.exists():
-        weights = json.loads(record.read_text())["weights_sha256"]
-    else:
-        weights = digest([sha256(file) for file in sorted(Path(source).glob("*.safetensors"))])
-    identity = f"{Path(path).name}:{weights[:16]}:{str(hf.dtype).removeprefix('torch.')}"
+    identity = f"{Path(path).name}:{weights_identity(path)}:{str(hf.dtype).removeprefix('torch.')}"
     lm = wrap(hf, load_tokenizer(path), identity, blocks=blocks)
     check_block(lm, layer)
     lm.layer = layer
     return lm
+
+
+def weights_identity(path: str | Path) -> str:
+    """16 digits that identify the weights of the model `path` (see locate): of the hub the commit, else of the files.
+
+    Raises: FileNotFoundError if the model is not there; OSError if it is on the hub and not in the cache.
+    """
+    source, on_hub = locate(path)
+    record = Path(source) / "source.json"
+    if on_hub:
+        return Path(cached_file(source, "config.json")).parent.name[:16]  # the commit: snapshots/<commit>/config.json
+    if record.exists():
+        return json.loads(record.read_text())["weights_sha256"][:16]
+    return digest([sha256(file) for file in sorted(Path(source).glob("*.safetensors"))])[:16]
 
 
 def check_block(lm: LanguageModel, layer: int) -> None:

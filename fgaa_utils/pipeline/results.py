@@ -5,13 +5,16 @@ import json
 from fgaa_utils.evaluation.verdict import behaviour_table, summary_table, verdict
 from fgaa_utils.figures import listed, markdown_table
 from fgaa_utils.judges.labels import WRITER
+from fgaa_utils.pipeline.settings import params_of
 from fgaa_utils.project import REPORTS, ROOT, frozen_stages, metrics_of, read_yaml
 
 NOTE = (
     "BCS is mean behaviour times mean coherence, from 0 to 1, averaged over behaviours; in brackets 95 % intervals. Variant "
-    "and scale of every method were chosen on validation prompts, the scores are from other prompts. Perplexity and "
-    "accuracy are those at the chosen scales against the unsteered model."
+    "and scale of every method were chosen on validation prompts, the scores are from other prompts."
 )
+COSTS = " Perplexity and accuracy are those at the chosen scales against the unsteered model."
+UNSEEN = "unseen"  # the setting of behaviours that no choice had seen
+OLD = "The setting `unseen` was run with other parameters than these, and is left out; `make repro SETTING=unseen` runs it again."
 
 
 def repository():
@@ -25,9 +28,15 @@ def run_metrics() -> tuple[dict, dict | None, dict | None, dict | None]:
     evaluation = metrics_of("evaluation")
     labelled = evaluation["model"].startswith(f"{WRITER}:") and (repository() == ROOT or evaluation.get("corrected"))
     capability = metrics_of("capability") if "capability" in stages_here() else None
-    unseen = REPORTS / "settings" / "unseen" / "metrics" / "evaluation.json"
-    found = json.loads(unseen.read_text(encoding="utf-8")) if unseen.exists() else None
-    return evaluation, metrics_of("judge") if labelled else None, capability, found
+    path = REPORTS / "settings" / UNSEEN / "metrics" / "evaluation.json"
+    unseen = None if unseen_is_old() or not path.exists() else json.loads(path.read_text(encoding="utf-8"))
+    return evaluation, metrics_of("judge") if labelled else None, capability, unseen
+
+
+def unseen_is_old() -> bool:
+    """Whether the setting `unseen` was run with parameters that a run of today would not have."""
+    path = REPORTS / "settings" / UNSEEN / "params.yaml"
+    return path.exists() and read_yaml(path) != params_of([UNSEEN])
 
 
 def stages_here() -> list[str]:
@@ -39,7 +48,8 @@ def verdict_block() -> str:
     """The sentences, the small table and what its columns are."""
     metrics = run_metrics()
     lines = [f"{number}. {sentence}" for number, sentence in enumerate(verdict(*metrics), start=1)]
-    return "\n".join([*lines, "", markdown_table(summary_table(metrics[0], *metrics[2:])), "", NOTE])
+    note = NOTE + (COSTS if metrics[2] else "") + (f" {OLD}" if unseen_is_old() else "")
+    return "\n".join([*lines, "", markdown_table(summary_table(metrics[0], *metrics[2:])), "", note])
 
 
 def behaviours_block() -> str:

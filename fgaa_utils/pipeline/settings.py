@@ -54,6 +54,8 @@ PATHS = (  # values that may be paths
 )
 # What dvc.yaml does not list, since a fresh clone has it only once the frozen stage has run: in a workspace it runs.
 UNLISTED = {"ablation_samples": [{"data/ablation_samples": {"persist": True}}, "reports/ablation_samples.ipynb"]}
+ABLATIONS = ("ablation_samples", "ablations")
+PAGES = ("compare", "render")  # which show what there is
 LISTS = ("takes", "without")  # of stages, beside the sections of a setting
 REPORTED = ("metrics", "pages", "figures", "index.html", "resources.json")
 
@@ -84,6 +86,10 @@ def stage_lists(names: list[str]) -> dict[str, list[str]]:
     for name in names:
         content = _content(name)
         found |= {key: content[key] or [] for key in LISTS if key in content}
+    if wrong := [key for key in LISTS if not isinstance(found[key], list)]:
+        raise ValueError(
+            f"{wrong[0]!r} of the setting {'+'.join(names)} is {found[wrong[0]]!r}; it must be a list of stages"
+        )
     for key, known in (("takes", frozen_stages()), ("without", list(STAGES))):
         for stage in found[key]:
             if stage not in known:
@@ -110,35 +116,65 @@ def pipeline_for(
     """The stages that a setting runs: none `without` which it is, none whose product it takes from elsewhere, and ablations
     only if asked for; frozen are those that it `takes` alone. What is left depends on nothing that a dropped stage makes.
 
-    Raises: ValueError for a stage in `takes` that would run by other parameters here.
+    Raises: ValueError for a stage in `takes` that would run by other parameters here, or one in `without` that is needed.
     """
+    check_left_out(without, pipeline)
     dropped = {"compare", *without}
     dropped |= {"sae"} if params["base"]["sae_source"] != "own" else set()
     dropped |= {"effects"} if params["recipe"]["fit"] not in FITS else set()
-    dropped |= set() if ablations else {"ablation_samples", "ablations"}
+    dropped |= set() if ablations else set(ABLATIONS)
     stages = pipeline["stages"]
     gone = ["reports/settings", *(out for name in dropped for out in outputs(stages[name]))]
     kept = {}
     for name, stage in stages.items():
         if name not in dropped:
             kept[name] = {key: value for key, value in stage.items() if key != "frozen" or name in takes}
-            if name in takes:
-                check_same(params, stage["params"], name)
             kept[name]["deps"] = [dep for dep in stage["deps"] if not any(related(dep, out) for out in gone)]
             kept[name]["outs"] = stage.get("outs", []) + UNLISTED.get(name, [])
     return {"stages": kept}
 
 
-def check_same(params: dict, keys: list[str], stage: str) -> None:
-    """Raises: ValueError naming a key, `section` or `section.key`, whose value is not that of params.yaml."""
-    default = load_params()
-    for name in keys:
-        section, _, key = name.partition(".")
-        here, there = ((p[section][key] if key else p[section]) for p in (params, default))
-        if here != there:
-            raise ValueError(
-                f"the setting takes {stage} from git, which was made with another {name}; leave it out of `takes`"
-            )
+def check_same(params: dict, stage: str, pipeline: dict, made: dict) -> None:
+    """Whether the setting would make what `stage` left in git with the parameters that dvc.lock, `made`, says of it and of
+    the stages before it. Which behaviours are steered to shapes none of these.
+
+    Raises: ValueError naming a parameter that differs.
+    """
+    for name in (stage, *stages_before(stage, pipeline)):
+        locked = made[name].get("params", {}).get("params.yaml", {})
+        for spelt, value in locked.items():
+            section, _, key = spelt.partition(".")
+            here = params[section][key] if key else params[section]
+            if here != value and spelt != "base.behaviours":
+                raise ValueError(
+                    f"the setting takes {stage} from git, where {name} was made with another {spelt}; leave {stage} out of `takes`"
+                )
+
+
+def stages_before(stage: str, pipeline: dict) -> list[str]:
+    """The stages whose outputs a stage reads, directly or through others."""
+    stages = pipeline["stages"]
+    found: list[str] = []
+    todo = [stage]
+    while todo:
+        deps = stages[todo.pop()].get("deps", [])
+        before = [
+            name
+            for name, other in stages.items()
+            if name not in found and any(related(dep, out) for dep in deps for out in outputs(other))
+        ]
+        found += before
+        todo += before
+    return found
+
+
+def check_left_out(without: Iterable[str], pipeline: dict) -> None:
+    """Raises: ValueError for a stage left out that another one needs which is not; the pages do without."""
+    for name in without:
+        for other, stage in pipeline["stages"].items():
+            needs = any(related(dep, out) for dep in stage.get("deps", []) for out in outputs(pipeline["stages"][name]))
+            if needs and other not in (name, *without, *PAGES, *ABLATIONS):
+                raise ValueError(f"{other} needs {name}, which `without` leaves out; leave out {other} too, or neither")
 
 
 def rows_that_can_run(rows: list[dict], fit: str) -> list[dict]:
@@ -196,7 +232,10 @@ def workspace_of(names: list[str]) -> Path:
 
 def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> None:
     """Lay out the workspace anew, keeping what DVC made there before."""
-    params = params_of(names)
+    params, lists = params_of(names), stage_lists(names)
+    pipeline, lock = (yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in ("dvc.yaml", "dvc.lock"))
+    for stage in lists["takes"]:
+        check_same(params, stage, pipeline, lock["stages"])
     check_ready(params)
     for section, key in PATHS:
         if Path(str(params[section][key])).exists():
@@ -208,8 +247,6 @@ def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> No
     if not wheels.exists():
         (ROOT / "data" / "wheels").mkdir(exist_ok=True)
         wheels.symlink_to(ROOT / "data" / "wheels", target_is_directory=True)
-    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    lists = stage_lists(names)
     stages = pipeline_for(params, pipeline, ablations=ablations, **lists)
     for path in (path for stage in lists["takes"] for path in outputs(pipeline["stages"][stage])):
         _copy(path, workspace)
