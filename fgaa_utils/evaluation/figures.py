@@ -21,6 +21,7 @@ CAPTIONS = {  # what each figure shows, by the name under which it is saved
     "figures_A1_A2": "The best validation BCS over scales for every n1, one line a behaviour; diamonds are means over behaviours with Student's 95 % interval.",
     "figure_A4": "The best validation BCS over scales for numbers of positive (n1) and negative (n2) latents, for two behaviours and on average.",
 }
+MANY = 12  # behaviours, above which a figure names them otherwise or not at all
 DASHES = {
     "ng": "-",
     "ng_fgaa": (0, (6, 1)),
@@ -133,11 +134,13 @@ def _trade(ax: Axes, results: Results, curves: pd.DataFrame, key: str) -> None:
 def side_effects(matrices: dict[str, pd.DataFrame], names: dict[str, str]) -> sns.FacetGrid:
     """Heat maps of scores.off_target, one a method: rows are steered towards, columns are what the text shows."""
     frame = pd.DataFrame({"method": [LABELS[m] for m in matrices]})
-    grid = sns.FacetGrid(frame, col="method", col_wrap=min(3, len(frame)), height=2.7)
+    height = max(2.7, 0.16 * len(names))  # room for every name
+    grid = sns.FacetGrid(frame, col="method", col_wrap=min(3 if len(names) <= MANY else 2, len(frame)), height=height)
     grid.set_titles("{col_name}")
     for matrix, ax in zip(matrices.values(), grid.axes.flat):
         shown = matrix.rename(index=names, columns=names)
-        sns.heatmap(shown, vmin=-1, vmax=1, cmap="vlag", square=True, cbar=False, ax=ax)
+        every = {"xticklabels": 1, "yticklabels": 1}
+        sns.heatmap(shown, vmin=-1, vmax=1, cmap="vlag", square=True, cbar=False, ax=ax, **every)
         ax.set(xlabel="behaviour shown", ylabel="steered towards")
     colour_bar(grid, "behaviour score above unsteered text")
     return grid
@@ -148,9 +151,8 @@ def best_by_n1(
 ) -> sns.FacetGrid:
     """Figures A.1 and A.2 of the paper: the best validation BCS over scales for every n1; diamonds are means."""
     shown = best.assign(behaviour=best.target.map(names))
-    grid = sns.relplot(
-        shown, x="n1", y="BCS", hue="behaviour", kind="line", marker="o", lw=1, height=3, aspect=1.6, palette="husl"
-    )
+    style: dict = {"kind": "line", "marker": "o", "lw": 1, "palette": "husl", "legend": len(names) <= MANY}
+    grid = sns.relplot(shown, x="n1", y="BCS", hue="behaviour", height=3, aspect=1.6, **style)
     for n, (value, lo, hi) in means.items():
         error = [[value - lo], [hi - value]]
         grid.ax.errorbar(n, value, yerr=error, fmt="D", ms=5, color="0.2", capsize=2, zorder=5)
