@@ -83,9 +83,10 @@ def _rivals(ours: str) -> list[str]:
 
 
 def score_claims(results: Results, *, margin: float) -> list[Claim]:
-    """The claims that the scores decide, on test prompts but for the scales that only validation has; `margin`: loss of coherence that counts as keeping it."""
+    """The claims that the scores decide, on test prompts but for the scales that only validation has; `margin`: loss of
+    coherence that counts as keeping it."""
     rivals = _rivals("fgaa")
-    coherence = {m: _coherence_at_choice(results, m) for m in results.methods}
+    coherence = {m: _coherence_at_choice(results, m) for m in PAPER_METHODS}
     largest, plain = (
         results.curve[(results.curve.method == method) & (results.curve.scale == scale)].set_index("target")
         for method, scale in (("fgaa", results.scales[-1]), (UNSTEERED, 0.0))  # of the same texts, test or validation

@@ -50,9 +50,8 @@ class Results:
                 f"choices.json of {folder} is of other samples than lie beside it; run `dvc repro samples`"
             )
         table, distributions = bcs_table(test, choices, draws=draws, seed=seed)
-        whole = (
-            set(test.scale) == set(validation.scale) and (_scales_of_a_vector(test) == test.scale.nunique() - 1).all()
-        )
+        grid = validation.scale[validation.scale > 0].nunique()
+        whole = bool((_scales_of_a_vector(test) == grid).all())
         along = test if whole else validation
         curve = scale_curves(along, choices, draws=draws, seed=seed)
         of_texts = (validation, test, choices, table, distributions)

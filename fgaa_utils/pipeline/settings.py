@@ -116,7 +116,7 @@ def pipeline_for(
     """The stages that a setting runs: none `without` which it is, none whose product it takes from elsewhere, and ablations
     only if asked for; frozen are those that it `takes` alone. What is left depends on nothing that a dropped stage makes.
 
-    Raises: ValueError for a stage in `takes` that would run by other parameters here, or one in `without` that is needed.
+    Raises: ValueError for a stage in `without` that is needed (see check_left_out); check_same looks at those in `takes`.
     """
     check_left_out(without, pipeline)
     dropped = {"compare", *without}
