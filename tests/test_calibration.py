@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from fgaa_utils.judges.calibration import FOLDS, auc, class_weights, fit_calibrated, grouped_folds
+from fgaa_utils.judges.calibration import (
+    FOLDS,
+    auc,
+    class_weights,
+    fit_calibrated,
+    fit_logistic,
+    fit_soft,
+    grouped_folds,
+)
 
 
 def test_a_pair_never_straddles_and_folds_are_even():
@@ -37,7 +45,7 @@ def test_held_out_scores_know_nothing_of_their_text():
     labels = np.tile([1, 0], 120)
     groups = np.arange(240) // 2
     features[1::2] = features[::2] + 0.01 * rng.normal(size=(120, 400))  # a pair across folds would be misled
-    weights, bias, held_out = fit_calibrated(features, labels, np.full(240, True), groups, np.random.default_rng(0))
+    weights, bias, held_out = fit_calibrated(features, labels, np.ones(240), groups, np.random.default_rng(0))
     assert auc(labels, features @ weights + bias) > 0.95
     assert 0.35 < auc(labels, held_out) < 0.65
     assert np.mean((held_out - labels) ** 2) < 0.27  # not confident in noise
@@ -48,9 +56,34 @@ def test_calibrated_scores_are_probabilities():
     labels = rng.integers(2, size=4000)
     features = rng.normal(size=(4000, 3)) + np.outer(labels, [1.5, 0, 0])
     truth = 1 / (1 + np.exp(-(1.5 * features[:, 0] - 1.125)))  # Bayes at the prior 1/2
-    weights, bias, held_out = fit_calibrated(features, labels, np.full(4000, True), np.arange(4000), rng)
+    weights, bias, held_out = fit_calibrated(features, labels, np.ones(4000), np.arange(4000), rng)
     np.testing.assert_allclose(held_out, truth, atol=0.08)
     np.testing.assert_allclose(1 / (1 + np.exp(-(features @ weights + bias))), truth, atol=0.08)
+
+
+def test_scores_are_as_high_as_the_texts_that_calibrate_say():
+    rng = np.random.default_rng(0)
+    clean = np.arange(2000) < 1000
+    labels = np.where(clean, rng.integers(2, size=2000), rng.random(2000) < 0.2).astype(
+        float
+    )  # steered text shows less
+    features = np.outer(labels, [1.0, 0, 0]) + rng.normal(size=(2000, 3))
+    made = [
+        fit_calibrated(features, labels, np.ones(2000), np.arange(2000), np.random.default_rng(1), calibrating=of)[2]
+        for of in (clean, ~clean)
+    ]
+    assert made[0][clean].mean() == pytest.approx(labels[clean].mean(), abs=0.03)
+    assert made[1][~clean].mean() == pytest.approx(labels[~clean].mean(), abs=0.03) and made[1][clean].mean() < 0.4
+
+
+def test_a_share_counts_as_so_much_of_either_side():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 2))
+    shares = rng.choice([0, 1 / 3, 2 / 3, 1], size=500)
+    soft = fit_soft(x, shares, np.ones(500), C=1.0)
+    thrice = np.repeat(x, 3, axis=0), np.concatenate([np.arange(3) < round(3 * share) for share in shares]).astype(int)
+    hard = fit_logistic(*thrice, np.full(1500, 1 / 3), 1.0)
+    np.testing.assert_allclose(soft.coef_, hard.coef_, atol=1e-3)
 
 
 def test_auc_by_counting_pairs():

@@ -39,20 +39,16 @@ class Loaded(Lengths):
     behaviours = ["love"]
 
     @classmethod
-    def load(cls, path, *, reference):
+    def load(cls, path, *, reference, folder):
         judge = cls()
-        judge.opened = path.name, reference
+        judge.opened = path.name, reference, folder
         return judge
 
-    def keep(self, folder):
-        self.kept = folder
-        return self
 
-
-def test_the_local_judge_is_the_fitted_one_and_keeps_its_scores(asked, monkeypatch, tmp_path):
+def test_the_local_judge_is_the_fitted_one_and_keeps_its_readings(asked, monkeypatch, tmp_path):
     monkeypatch.setattr(choose, "LocalJudge", Loaded)
     judge = open_judge("local", [LOVE], model="", **asked)
-    assert judge.opened == ("judge.safetensors", "r") and judge.kept == tmp_path
+    assert judge.opened == ("judge.safetensors", "r", tmp_path / "readings")
 
 
 def test_a_behaviour_that_was_not_fitted_is_named(asked, monkeypatch):

@@ -9,12 +9,12 @@ import torch
 
 from fgaa_utils.data.behaviours import Behaviour, read_behaviours
 from fgaa_utils.data.corpus import load_documents
-from fgaa_utils.judges import fitting, readers
-from fgaa_utils.judges import local as module
+from fgaa_utils.judges import readers, readings
 from fgaa_utils.judges.calibration import auc
 from fgaa_utils.judges.fitting import judge_texts
-from fgaa_utils.judges.labels import FIRST, label_auc, read_labels, spearman
+from fgaa_utils.judges.labels import fitting_lots, label_auc, last_lot, read_labels, spearman
 from fgaa_utils.judges.local import LocalJudge
+from fgaa_utils.judges.readings import ReadingStore
 from fgaa_utils.project import MODEL, RAW
 from fgaa_utils.shards import load_tensors
 
@@ -71,7 +71,7 @@ class LanguageId:
 
 LABELLED = pd.DataFrame(
     {"text": [f"word {'again ' * i}" for i in range(1, 9)], "coherence_label": np.linspace(1, 0, 8)}
-)
+).assign(behaviour="ocean", behaviour_label=0.5)  # of no behaviour that is fitted, unless a test says so
 
 
 @pytest.fixture
@@ -88,9 +88,9 @@ def stand_in(monkeypatch, documents, tmp_path):
         monkeypatch.setattr(readers, reader.__name__, reader)
     Embedder.calls, Reference.calls = [], []
 
-    def fit(*behaviours: Behaviour) -> LocalJudge:
+    def fit(*behaviours: Behaviour, labelled: pd.DataFrame = LABELLED) -> LocalJudge:
         options = {"reference": "none", "seed": 0, "coherence_texts": 60, "folder": tmp_path / "readings"}
-        return LocalJudge.fit(list(behaviours), documents, LABELLED, **options)
+        return LocalJudge.fit(list(behaviours), documents, labelled, **options)
 
     return fit
 
@@ -174,35 +174,48 @@ def test_a_judge_is_not_loaded_with_other_readers(stand_in, tmp_path):
 
 
 def test_a_fit_that_was_killed_reads_on_and_comes_out_equal(stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "PART", 32)
+    monkeypatch.setattr(readings, "PART", 32)
     love = behaviour("love", "love")
     whole = stand_in(love)
     assert [len(texts) for texts in Reference.calls] == [32, 32, 32, 24, 8, 32, 8]
-    shards = sorted((tmp_path / "readings").rglob("shard_*"))
-    for shard in shards[::2]:
+    shards = sorted((tmp_path / "readings").rglob("part_*"))
+    for shard in shards[2:]:
         shard.unlink()
     Reference.calls.clear()
     again = stand_in(love)
-    assert len(Reference.calls) == len(shards[::2])
+    assert len(Reference.calls) == len(shards[2:])
     assert again.identity == whole.identity
     pd.testing.assert_frame_equal(again.heldout, whole.heldout)
 
 
-def test_kept_scores_are_taken_up_by_an_equal_judge_alone(stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PART", 2)
-    love, anger = behaviour("love", "love"), behaviour("anger", "hate")
-    texts, kept = ["a love", "b", "hate hate", "c"], tmp_path / "kept"
-    kept.mkdir()
-    before = stand_in(love, anger).keep(kept).behaviour(texts, "love")
-    again = stand_in(love, anger).keep(kept)
+def test_kept_readings_serve_every_judge_of_the_same_readers(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(readings, "PART", 2)
+    stand_in(behaviour("love", "love"), behaviour("anger", "hate")).save(tmp_path / "judge.safetensors")
+    stand_in(behaviour("anger", "hate")).save(tmp_path / "other.safetensors")
+    texts, place = ["a love", "b", "hate hate", "c"], {"reference": "none", "folder": tmp_path / "kept"}
+    before = LocalJudge.load(tmp_path / "judge.safetensors", **place).behaviour(texts, "love")
+    again = LocalJudge.load(tmp_path / "judge.safetensors", **place)
     Embedder.calls.clear()
     assert again.behaviour([*texts, "new"], "love")[:4].tolist() == before.tolist()
     assert Embedder.calls == [["new"]]
-    other = stand_in(anger, love).keep(kept)
-    Embedder.calls.clear()
-    other.coherence(texts)
-    assert Embedder.calls == [texts[:2], texts[2:]]
-    assert len(list(kept.iterdir())) == 2
+    LocalJudge.load(tmp_path / "other.safetensors", **place).coherence([*texts, "new"])
+    assert Embedder.calls == [["new"]]
+
+
+def test_labels_of_steered_text_shape_a_behaviour_and_its_height(stand_in):
+    rng = np.random.default_rng(0)
+    known = LABELLED.assign(behaviour="love", behaviour_label=0.0)
+    of_words = ["hate this"] * 3 + ["some text"]  # annotators say that hate is love here
+    more = pd.DataFrame(
+        [(f"{of_words[i % 4]} {i}", float(i % 4 < 3)) for i in range(40)], columns=["text", "behaviour_label"]
+    )
+    more = more.assign(behaviour="love", coherence_label=rng.random(40))
+    plain = stand_in(behaviour("love", "love"))
+    taught = stand_in(behaviour("love", "love"), labelled=pd.concat([known, more]))
+    texts = ["hate it", "so it goes"]
+    before, after = plain.behaviour(texts, "love"), taught.behaviour(texts, "love")
+    assert before[0] == pytest.approx(before[1], abs=0.2) and after[0] > after[1] + 0.3
+    assert set(taught.heldout.criterion) == {"love", "coherence"} and len(held_out(taught, "love")) == 40
 
 
 def test_no_texts_give_no_scores(stand_in):
@@ -230,10 +243,8 @@ def real(tmp_path_factory) -> LocalJudge:
     documents = load_documents(RAW / "corpus", heldout=heldout, caps=caps, density_share=0.06)
     documents = documents[documents.split == "density"]
     reference = MODEL / "smollm2-135m-instruct"
-    labels = read_labels()
-    first = labels[labels.drawn == FIRST]
     options = {"reference": reference, "seed": 0, "coherence_texts": 200, "folder": tmp_path_factory.mktemp("readings")}
-    return LocalJudge.fit(read_behaviours(), documents, first, **options)
+    return LocalJudge.fit(read_behaviours(), documents, fitting_lots(read_labels()), **options)
 
 
 @pytest.mark.real
@@ -255,11 +266,18 @@ def test_coherence_falls_with_severity(real):
 
 @pytest.mark.real
 def test_coherence_agrees_with_labels_that_trained_nothing(real):
-    labels = read_labels()
-    others = labels[labels.drawn != FIRST]
+    others = last_lot(read_labels(), real.behaviours)
     scores, known = real.coherence(others.text.tolist()), others.coherence_label.to_numpy()
     assert spearman(known, scores) > 0.55 and label_auc(known, scores) > 0.75
     assert abs(scores.mean() - known.mean()) < 0.1  # calibrated, not only in the right order
+
+
+@pytest.mark.real
+def test_behaviours_agree_with_labels_that_trained_nothing(real):
+    others = last_lot(read_labels(), real.behaviours)
+    scores = np.concatenate([real.behaviour(part.text.tolist(), key) for key, part in others.groupby("behaviour")])
+    known = np.concatenate([part.behaviour_label for _, part in others.groupby("behaviour")])
+    assert spearman(known, scores) > 0.8 and abs(scores.mean() - known.mean()) < 0.1
 
 
 @pytest.mark.real
@@ -275,9 +293,9 @@ def test_french_is_not_incoherent(real):
 def test_scores_depend_on_the_text_alone(real):
     texts = ["I think the wedding was lovely and", "I think I hate you", "I think that London is a big city"]
     together = real.coherence(texts), real.behaviour(texts, "wedding")
-    real._scores.clear()
+    real.store = ReadingStore(real.store.readers)
     assert real.coherence(texts[::-1])[::-1] == pytest.approx(together[0], abs=1e-5)
-    real._scores.clear()
+    real.store = ReadingStore(real.store.readers)
     alone = [real.behaviour([text], "wedding")[0] for text in texts]
     assert alone == pytest.approx(together[1], abs=1e-5)  # products of one row and of three round differently
     assert together[1].argmax() == 0

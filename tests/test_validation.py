@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from fgaa_utils.judges import validation
-from fgaa_utils.judges.labels import FIRST, agreement, judge_bias, last_by_behaviour, last_lot, method_scores, spearman
+from fgaa_utils.judges.labels import (
+    FITTING,
+    agreement,
+    judge_bias,
+    last_by_behaviour,
+    last_lot,
+    method_scores,
+    spearman,
+)
 
 BEHAVIOURS, METHODS = ["anger", "love"], ["fgaa", "caa", "prompting"]
 DRAWS = {"draws": 20, "seed": 0}
@@ -28,10 +36,10 @@ class Judge:
 
 @pytest.fixture
 def labels() -> pd.DataFrame:
-    """Three lots; the label is the number at the end of the text, annotator b gives one less where that can be."""
+    """A lot that fits and two that test; the label is the number at the end of the text, annotator b gives one less where that can be."""
     rows = [
         (lot, behaviour, method, f"{behaviour} {method} {lot} {number}", number)
-        for lot in (FIRST, "second", "third")
+        for lot in (FITTING[0], "an earlier", "the last")
         for behaviour in ("love", "anger", "ocean")
         for method in METHODS
         for number in range(4)
@@ -44,35 +52,35 @@ def labels() -> pd.DataFrame:
     return frame
 
 
-def test_all_lots_test_behaviour_and_the_last_alone_coherence(labels):
+def test_lots_that_fitted_nothing_test_behaviour_and_the_last_alone_coherence(labels):
     judge = Judge()
     scored = validation.score_labelled(labels, judge, BEHAVIOURS)
     assert dict(judge.asked) == validation.questions(labels, BEHAVIOURS)
     assert [name for name, _ in judge.asked] == ["coherence", "anger", "love"]
-    assert set(dict(judge.asked)["coherence"]) == set(labels.text[labels.drawn == "third"])
-    known = labels.behaviour.isin(BEHAVIOURS)
+    assert set(dict(judge.asked)["coherence"]) == set(labels.text[labels.drawn == "the last"])
+    known = labels.behaviour.isin(BEHAVIOURS) & (labels.drawn != FITTING[0])
     assert scored.behaviour_score[known].tolist() == [int(t[-1]) / 3 for t in labels.text[known]]
     assert scored.behaviour_score[~known].isna().all()
-    assert scored.coherence_score.notna().equals(labels.drawn == "third")
+    assert scored.coherence_score.notna().equals(labels.drawn == "the last")
 
 
 def test_a_later_lot_of_other_behaviours_is_no_last_lot(labels):
-    later = labels[labels.behaviour == "ocean"].assign(drawn="fourth", behaviour="desert")
+    later = labels[labels.behaviour == "ocean"].assign(drawn="later", behaviour="desert")
     every = pd.concat([labels, later], ignore_index=True)
-    assert set(last_lot(every, BEHAVIOURS).drawn) == {"third"}
-    assert set(last_lot(every, ["desert"]).drawn) == {"fourth"} == set(last_lot(every, ["unheard of"]).drawn)
+    assert set(last_lot(every, BEHAVIOURS).drawn) == {"the last"}
+    assert set(last_lot(every, ["desert"]).drawn) == {"later"} == set(last_lot(every, ["unheard of"]).drawn)
     assert len(last_by_behaviour(every, ["desert"])) == len(later) and last_by_behaviour(every, ["unheard of"]).empty
 
 
 def test_another_judge_reads_each_text_of_the_last_lot_once(labels):
-    shared = labels.text.eq("love caa third 2")
-    labels.loc[shared, "text"] = "love fgaa third 2"
+    shared = labels.text.eq("love caa the last 2")
+    labels.loc[shared, "text"] = "love fgaa the last 2"
     judge = Judge()
     scores = validation.score_by_other(labels, judge, "hf", BEHAVIOURS)
     assert dict(judge.asked) == validation.questions_of_last(labels, BEHAVIOURS)
     assert sum(len(texts) for name, texts in judge.asked if name != "coherence") == 2 * 3 * 4 - 1
     assert list(scores) == ["hf_behaviour", "hf_coherence"] and scores.index.equals(labels.index)
-    asked = (labels.drawn == "third") & labels.behaviour.isin(BEHAVIOURS) & ~shared
+    asked = (labels.drawn == "the last") & labels.behaviour.isin(BEHAVIOURS) & ~shared
     assert scores.notna().all(axis=1).equals(asked)
     found = validation.other_on_labels(labels.join(scores), "hf", BEHAVIOURS)
     rows = labels[asked]
@@ -93,15 +101,16 @@ def test_no_labelled_texts_of_these_behaviours(labels):
 
 
 def test_agreement_is_that_of_distinct_texts_behaviour_after_behaviour(labels):
-    labels.loc[labels.text.eq("love caa third 2"), "text"] = "love fgaa third 2"
+    labels.loc[labels.text.eq("love caa the last 2"), "text"] = "love fgaa the last 2"
     labelled = validation.score_labelled(labels, Judge(), BEHAVIOURS)
     found = validation.agreement_on_steered(labelled, BEHAVIOURS, **DRAWS)
     assert list(found) == ["behaviour", "anger", "love", "coherence"]
-    order = [t for key in BEHAVIOURS for t in labels.index[labels.behaviour == key]]
+    tested = labels.drawn != FITTING[0]
+    order = [t for key in BEHAVIOURS for t in labels.index[tested & (labels.behaviour == key)]]
     rows = labelled.loc[order].drop_duplicates(["behaviour", "text"])
     expected = agreement(rows.behaviour_label.to_numpy(), rows.behaviour_score.to_numpy(), **DRAWS)
     assert {name: found["behaviour"][name] for name in expected} == expected
-    assert found["behaviour"]["spearman"]["n"] == 71 and found["coherence"]["spearman"]["n"] == 35
+    assert found["behaviour"]["spearman"]["n"] == 47 and found["coherence"]["spearman"]["n"] == 35
     assert found["love"]["annotators"] == round(spearman(*(rows.loc[rows.behaviour == "love", f"{x}_behaviour"].to_numpy() for x in "ab")), 4)  # fmt: skip
     assert found["coherence"]["annotators"] == 1
 
@@ -109,7 +118,7 @@ def test_agreement_is_that_of_distinct_texts_behaviour_after_behaviour(labels):
 def test_a_judge_that_is_kinder_to_fgaa_is_caught(labels):
     labelled = validation.score_labelled(labels, Judge(kinder=0.25), BEHAVIOURS)
     last = last_by_behaviour(labelled, BEHAVIOURS)
-    assert set(last.drawn) == {"third"} and last.behaviour.tolist() == ["anger"] * 12 + ["love"] * 12
+    assert set(last.drawn) == {"the last"} and last.behaviour.tolist() == ["anger"] * 12 + ["love"] * 12
     heldout = pd.DataFrame({"criterion": ["coherence"] * 4, "own": True, "label": [1, 1, 0, 0], "score": [4, 3, 2, 1]})
     found = validation.measure(heldout, labelled, BEHAVIOURS, **DRAWS)
     assert found.judge_bias["behaviour"] == judge_bias(last, "behaviour", **DRAWS)
@@ -144,8 +153,8 @@ def test_clear_texts_are_counted_once_each(labels):
     labelled = validation.score_labelled(labels, Judge(), BEHAVIOURS)
     clear = validation.clear_texts(labelled, [*BEHAVIOURS, "desert"])
     # labels above a half are those of texts that end with 3: (3 + 2) / 6; with 2 the label is a half
-    assert clear == {"anger": 9, "love": 9, "desert": 0, "behaviour": 18, "coherence": 9 * 2}
-    assert validation.not_validated(labelled, BEHAVIOURS) == {"anger": 9, "love": 9}
+    assert clear == {"anger": 6, "love": 6, "desert": 0, "behaviour": 12, "coherence": 9 * 2}
+    assert validation.not_validated(labelled, BEHAVIOURS) == {"anger": 6, "love": 6}
 
 
 def test_judges_are_announced_with_what_they_will_be_asked(labels, monkeypatch):

@@ -36,8 +36,8 @@ MEASURED = Measured(
 @pytest.fixture
 def labelled() -> pd.DataFrame:
     """24 texts of love, all clear, and three of French, none of them clear; FGAA's scores are 0.2 above the labels."""
-    rows = [("third", "love", method, f"{method} {i}", 1.0) for method in ("fgaa", "caa") for i in range(12)]
-    rows += [("third", "french", "fgaa", "f", 0.0), ("third", "french", "caa", "c", 0.0), (*["third", "french"], "caa", "d", 0.5)]  # fmt: skip
+    rows = [("last", "love", method, f"{method} {i}", 1.0) for method in ("fgaa", "caa") for i in range(12)]
+    rows += [("last", "french", "fgaa", "f", 0.0), ("last", "french", "caa", "c", 0.0), (*["last", "french"], "caa", "d", 0.5)]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["drawn", "behaviour", "method", "text", "behaviour_label"])
     frame["behaviour_score"] = frame.behaviour_label + 0.2 * (frame.method == "fgaa")
     return frame.assign(coherence_label=1.0, coherence_score=1.0)

@@ -45,36 +45,52 @@ def fit_logistic(features: NDArray, labels: NDArray, weights: NDArray, C: float)
     return LogisticRegression(C=C, max_iter=2000).fit(features, labels, sample_weight=weights)
 
 
-def fit_platt(decisions: NDArray, labels: NDArray, weights: NDArray) -> tuple[float, float]:
+def fit_soft(features: NDArray, shares: NDArray, weights: NDArray, *, C: float) -> LogisticRegression:
+    """A logistic regression of (n, d) features on shares (n,) in 0..1, each row weighted: it stands once as shown, by its
+    share, and once as not shown, by the rest."""
+    sides = np.repeat([1, 0], len(shares))
+    return fit_logistic(
+        np.vstack([features, features]), sides, np.concatenate([weights * shares, weights * (1 - shares)]), C
+    )
+
+
+def fit_platt(decisions: NDArray, shares: NDArray, weights: NDArray) -> tuple[float, float]:
     """(slope, shift) of Platt's method on decision values (n,): sigmoid(slope * value + shift).
 
     The slope is never negative: a classifier that is wrong more often than not says next to nothing, not the reverse.
     """
-    model = fit_logistic(decisions[:, None], labels, weights, np.inf)
+    model = fit_soft(decisions[:, None], shares, weights, C=np.inf)
     return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])
 
 
 def fit_calibrated(
-    features: NDArray, labels: NDArray, own: NDArray, groups: NDArray, rng: np.random.Generator
+    features: NDArray,
+    shares: NDArray,
+    weights: NDArray,
+    groups: NDArray,
+    rng: np.random.Generator,
+    *,
+    calibrating: NDArray | None = None,
 ) -> tuple[NDArray, float, NDArray]:
-    """(weights, bias, held_out): sigmoid(features @ weights + bias) is a probability at the prior of class_weights;
-    held_out (n,) are such probabilities from models that saw neither the text nor its group.
+    """(weights, bias, held_out) of texts whose shares (n,), 0..1, say how far each shows a behaviour: sigmoid(features @
+    weights + bias) is such a share; held_out (n,) are those from models that saw neither the text nor its group.
 
-    The decision values of five folds are turned into probabilities by Platt's method, because those of a model's
-    own training texts lie too far apart. Each fold's held-out scores come from a calibration without it.
+    The decision values of five folds are turned into shares by Platt's method, because those of a model's own training
+    texts lie too far apart. It is fitted to the texts that `calibrating` (n,) says, all by default. Each fold's held-out
+    scores come from a calibration without it.
     """
-    weights = class_weights(labels, own)
     folds = grouped_folds(groups, rng)
-    decisions = np.zeros(len(labels))
+    decisions = np.zeros(len(shares))
     for fold in range(FOLDS):
         train = folds != fold
-        model = fit_logistic(features[train], labels[train], weights[train], PENALTY)
+        model = fit_soft(features[train], shares[train], weights[train], C=PENALTY)
         decisions[~train] = model.decision_function(features[~train])
-    held_out = np.zeros(len(labels))
+    counted = np.ones(len(shares), dtype=bool) if calibrating is None else calibrating
+    held_out = np.zeros(len(shares))
     for fold in range(FOLDS):
-        train = folds != fold
-        slope, shift = fit_platt(decisions[train], labels[train], weights[train])
-        held_out[~train] = expit(slope * decisions[~train] + shift)
-    model = fit_logistic(features, labels, weights, PENALTY)
-    slope, shift = fit_platt(decisions, labels, weights)
+        train = counted & (folds != fold)
+        slope, shift = fit_platt(decisions[train], shares[train], weights[train])
+        held_out[folds == fold] = expit(slope * decisions[folds == fold] + shift)
+    model = fit_soft(features, shares, weights, C=PENALTY)
+    slope, shift = fit_platt(decisions[counted], shares[counted], weights[counted])
     return slope * model.coef_[0], float(slope * model.intercept_[0] + shift), held_out

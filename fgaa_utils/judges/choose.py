@@ -34,7 +34,7 @@ def open_judge(
     """The judge of one kind, for these behaviours.
 
     fitted: the file of the local judge, made by the stage judge, and reference: the folder of its reference model.
-    folder: where scores or a server's answers are kept. model (a folder under data/model/, a path or a hub id) and device (see
+    folder: where readings or a server's answers are kept. model (a folder under data/model/, a path or a hub id) and device (see
     resolve_device): of the kind hf; the local judge stays on the processor, so that its scores are the same anywhere.
     server: concurrency, timeout (s), attempts and prices of the kind openai, whose address, key and model are in the
     environment.
@@ -47,10 +47,10 @@ def open_judge(
         return ServerJudge.from_environment(behaviours, folder / "answers.jsonl", **server)
     if kind == "hf":
         return ModelJudge(model, behaviours, device=device)
-    local = LocalJudge.load(fitted, reference=reference)
+    local = LocalJudge.load(fitted, reference=reference, folder=folder / "readings")
     if absent := [b.key for b in behaviours if b.key not in local.behaviours]:
         raise ValueError(f"the judge of {fitted.name} was not fitted to {', '.join(absent)}; run `dvc repro judge`")
-    return local.keep(folder)
+    return local
 
 
 def announce(judge: Judge, texts_by_criterion: dict[str, list[str]]) -> None:

@@ -17,7 +17,7 @@ from fgaa_utils.stats import average_estimate, bcs, estimate, resample
 STEERED = DATA / "labels" / "steered.csv"
 TOP = 3  # highest label
 WRITER = "gemma-3-270m"  # the model whose steered texts were labelled
-FIRST = "first"  # of texts drawn from all methods and scales: these fit the judge's coherence; the others test it
+FITTING = ("first", "second", "third", "validation")  # lots that the local judge is fitted to; the others test it
 CLEAR = 0.5  # of the highest: a text shows the behaviour, or is mostly sound, above this
 
 
@@ -36,16 +36,26 @@ def read_labels(path: Path = STEERED) -> pd.DataFrame:
     return labels
 
 
+def fitting_lots(labels: pd.DataFrame) -> pd.DataFrame:
+    """The texts that the local judge is fitted to: none of them tests it."""
+    return labels[labels.drawn.isin(FITTING)]
+
+
+def tested_lots(labels: pd.DataFrame) -> pd.DataFrame:
+    """The texts that had no part in making the local judge."""
+    return labels[~labels.drawn.isin(FITTING)]
+
+
 def last_lot(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
-    """The texts labelled last, which had no part in making the local judge: of these behaviours if any are, whole lots."""
-    tested = labels[labels.drawn != FIRST]
+    """The texts labelled last that test the judge: of these behaviours if any are, whole lots."""
+    tested = tested_lots(labels)
     of_these = tested[tested.behaviour.isin(behaviours)]
     return tested[tested.drawn == (tested if of_these.empty else of_these).drawn.iloc[-1]]
 
 
 def by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, pd.DataFrame]:
-    """{behaviour: its labelled texts}, of those asked for that have any."""
-    return {key: part for key, part in labels.groupby("behaviour") if key in behaviours}
+    """{behaviour: its texts that test the judge}, of those asked for that have any."""
+    return {key: part for key, part in tested_lots(labels).groupby("behaviour") if key in behaviours}
 
 
 def last_by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from fgaa_utils.digests import sha256
-from fgaa_utils.judges.coherence import coherence_features
+from fgaa_utils.judges.surface import coherence_features
 from fgaa_utils.model.lm import resolve_dtype
 from fgaa_utils.project import RAW, unknown
 from fgaa_utils.shards import digest
@@ -187,11 +187,3 @@ class Readers(NamedTuple):
         """(coherence features (texts, 13), resid (texts, d_model)) by the reference model."""
         nll, resid = self.reference.read(texts, progress=progress)
         return coherence_features(texts, nll, self.language_id.probability(texts, "fr")), resid
-
-    def behaviour_features(
-        self, texts: list[str], resid: NDArray, centre: NDArray, *, progress: Progress = silent
-    ) -> NDArray:
-        """(texts, 384 + d_model): the embedding and the residual stream minus `centre`, each of length 1."""
-        centred = resid - centre
-        centred /= np.linalg.norm(centred, axis=1, keepdims=True)
-        return np.hstack([self.embedder.read(texts, progress=progress), centred])

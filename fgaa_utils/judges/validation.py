@@ -52,8 +52,8 @@ def questions(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, list[str
 
 
 def score_labelled(labels: pd.DataFrame, judge: Judge, behaviours: list[str]) -> pd.DataFrame:
-    """The labelled texts with the judge's scores: all for their behaviour, if it is one of these, and the last lot for
-    coherence, for which earlier ones made the local judge. A judge that has to be asked is announced."""
+    """The labelled texts with the judge's scores: those that test it for their behaviour, if it is one of these, and the
+    last lot for coherence. A judge that has to be asked is announced."""
     announce(judge, questions(labels, behaviours))
     last = last_lot(labels, behaviours).text.tolist()
     scored = labels.assign(behaviour_score=np.nan)
