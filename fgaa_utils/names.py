@@ -8,11 +8,8 @@ import re
 from dataclasses import dataclass, fields
 
 PAPER_METHODS = ("caa", "sae", "sae_ts", "fgaa")
-NATURAL = (
-    "ng_caa",
-    "ng_fgaa",
-    "ng",
-)  # by natural gradient: CAA's contrast, FGAA's target, the better of both and their sum
+# By natural gradient: CAA's contrast, FGAA's target, and sums of both and of the plain difference of means.
+NATURAL = ("ng_caa", "ng_fgaa", "ng")
 METHODS = PAPER_METHODS + NATURAL
 CONTROLS = ("random", "bias", "random_latent", "random_ng")  # vectors that know no behaviour
 PROMPTING, UNSTEERED = "prompting", "unsteered"  # text without a vector
@@ -60,7 +57,8 @@ class VectorName:
 
     n1, n2: positive and negative latents of FGAA's target; rank: place of the latent of SAE and SAE-TS among the
     highest; draw: which of several random vectors, latents or orders of examples; bos: whether BOS is in the means;
-    white: whether the contrast of residual streams is whitened by their covariance.
+    white: whether the contrast of residual streams is whitened by their covariance; means: whether the difference of means
+    is a part of a sum.
 
     Raises: ValueError for a method that does not exist, or a behaviour that cannot stand in a name.
     """
@@ -73,6 +71,7 @@ class VectorName:
     draw: int | None = None
     bos: bool | None = None
     white: bool | None = None
+    means: bool | None = None
 
     def __post_init__(self):
         if self.method not in LABELS:
@@ -102,7 +101,7 @@ class VectorName:
         varying: dict = variant_values(variant)
         if not method or set(varying) - {f.name for f in fields(cls)[2:]}:
             raise ValueError(f"{text!r} names no vector; a name is like love.fgaa.n1=4,n2=0 or love.caa")
-        for name in {"bos", "white"} & set(varying):
+        for name in {"bos", "white", "means"} & set(varying):
             varying[name] = bool(varying[name])
         return cls(behaviour, method, **varying)
 

@@ -204,8 +204,8 @@ def test_the_main_run_has_every_method_of_every_behaviour_and_the_controls(ingre
         "love.fgaa.n1=2,n2=0",
         "love.ng_fgaa.n1=1,n2=0",
         "love.ng_fgaa.n1=2,n2=0",
-        "love.ng.white=1",
-        "love.ng.n1=1,n2=0,white=1",
+        "love.ng.white=1,means=1",
+        "love.ng.n1=2,n2=0,white=1,means=1",
         "anger.caa.bos=0,white=0",
     ]
     assert [str(name) for name in made][36:] == [
@@ -278,6 +278,38 @@ def test_the_sum_of_two_rewards_weighs_them_by_their_gain_at_equal_kl(ingredient
     assert latents @ F @ parts[2] == pytest.approx(residual @ F @ parts[2], rel=1e-4)  # it leans to neither
     with pytest.raises(ValueError, match="has neither n1 nor white; it needs a reward"):
         steering_vector(replace(NATURAL, method="ng", n1=None), "love", ingredients)
+
+
+def test_the_difference_of_means_joins_a_sum_at_equal_kl(ingredients):
+    F = made_gradients().F.double().numpy()
+    streams = replace(NATURAL, method="ng", include_bos=False)
+    caa = replace(FGAA, method="caa", include_bos=False, white=False, n1=None)
+    parts = [
+        steering_vector(recipe, "love", ingredients).double().numpy()
+        for recipe in (replace(streams, n1=2), replace(streams, n1=None, white=True), caa)
+    ]
+    at_equal_kl = [v / np.sqrt(v @ F @ v) for v in parts]
+    for kept, recipe in (
+        ((0, 1, 2), replace(streams, n1=2, white=True, means=True)),
+        ((0, 2), replace(streams, n1=2, means=True)),
+        ((1, 2), replace(streams, n1=None, white=True, means=True)),
+    ):
+        together = sum(at_equal_kl[i] for i in kept)
+        made = steering_vector(recipe, "love", ingredients).numpy()
+        assert made == pytest.approx(together / np.sqrt((together**2).sum()), abs=1e-5)
+
+
+def test_natural_gradient_tries_every_sum_of_its_parts():
+    made = recipes(replace(FGAA, n1=None), ["love"], Tries([1, 2, 4, 8], [2, 8, 32, 128], [1, 2, 3, 4], 4, 1))
+    found = {name.variant: recipe for name, recipe in made.items() if name.method == "ng"}
+    assert list(found) == [
+        "n1=128,n2=0,white=1",
+        "n1=128,n2=0,means=1",
+        "white=1,means=1",
+        "n1=128,n2=0,white=1,means=1",
+    ]
+    assert all(not recipe.include_bos and recipe.fit == GRADIENT for recipe in found.values())
+    assert [VectorName.parse(f"love.ng.{variant}").means for variant in found] == [None, True, True, True]
 
 
 def test_without_gradients_there_is_no_natural_gradient(ingredients):

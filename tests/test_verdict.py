@@ -111,7 +111,7 @@ def test_natural_gradient_is_set_against_the_papers_methods_and_prompting():
         "**On this behaviour vectors by natural gradient beat SAE and SAE-TS, and are not told apart from CAA, FGAA and "
         "prompting.**"
     )
-    assert "scores by the judge 0.45 [0.35, 0.55], 0.05 [-0.05, 0.15] more than FGAA, p = 0.30, undecided" in sentence
+    assert "score by the judge 0.45 [0.35, 0.55], 0.05 [-0.05, 0.15] more than FGAA, p = 0.30, undecided" in sentence
     assert sentence.endswith(
         "by the judge: NG-FGAA 0.42 [0.32, 0.52], 0.02 [-0.08, 0.12] more than FGAA, p = 1.00, undecided; NG-CAA "
         "0.30 [0.20, 0.40], where CAA has 0.20 [0.10, 0.30]."

@@ -72,7 +72,7 @@ def new_sentences(made: dict[Cell, Tensor], new: list[Cell], rows: dict[str, dic
 
 def changeable(recipe: Recipe) -> dict:
     """The entries of a recipe that a row can change; FGAA has no rank and no contrast."""
-    return {name: value for name, value in vars(recipe).items() if name not in ("method", "rank", "white")}
+    return {name: value for name, value in vars(recipe).items() if name not in ("method", "rank", "white", "means")}
 
 
 def main_run_vectors(files: list[Path], identity: dict) -> dict[Cell, Tensor]:

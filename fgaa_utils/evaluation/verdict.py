@@ -97,8 +97,8 @@ def natural_sentences(evaluation: dict) -> list[str]:
     sure = (corrected["paired"][NG], corrected["bcs"][NG]) if corrected else None
     told = [f"by the judge {_natural_scores(*judged)}", f"corrected by labels {_natural_scores(*sure)}" if sure else ""]
     return [
-        f"**On {of_behaviours(evaluation)} vectors by natural gradient {place((sure or judged)[0])}.** The vector that raises their rewards most at equal KL (NG: FGAA's target, CAA's contrast, or "
-        f"both) scores {'; '.join(filter(None, told))}. Same reward for same reward, by the judge: {_same_rewards(evaluation)}."
+        f"**On {of_behaviours(evaluation)} vectors by natural gradient {place((sure or judged)[0])}.** Sums of the vectors that raise FGAA's target and CAA's contrast most at equal KL, and of CAA "
+        f"itself (NG), score {'; '.join(filter(None, told))}. Same reward for same reward, by the judge: {_same_rewards(evaluation)}."
     ]
 
 

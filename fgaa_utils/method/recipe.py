@@ -42,7 +42,8 @@ class Recipe:
     texts. effect_vectors: how many vectors the effect map was fitted on; None: all. fisher: whether the map is multiplied by
     the inverse of the Fisher information, damped by natural_ridge (of its mean diagonal); with fit: gradient that is the natural
     gradient. white: whether the contrast of residual streams is whitened by the covariance of texts' means (CAA and the
-    methods by natural gradient); None where the reward of the latter has no contrast.
+    methods by natural gradient); None where the reward of the latter has no contrast. means: whether the plain difference of
+    means is one part more of a sum by natural gradient.
 
     Raises: ValueError for a method or norm that does not exist, or for entries that do not go together.
     """
@@ -64,6 +65,7 @@ class Recipe:
     fisher: bool = False
     natural_ridge: float = 0.1
     white: bool | None = None
+    means: bool | None = None
 
     def __post_init__(self):
         if self.method not in METHODS + CONTROLS:
@@ -200,21 +202,24 @@ def _natural(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor
     """(F + natural_ridge mean(diag F) I)^-1 g, where g is the gradient of the recipe's reward.
 
     The reward is FGAA's target of latents if the recipe has n1, the contrast of mean residual streams if it says whether
-    that is whitened; with both, the vector is the sum of the two, each as long as costs the same KL.
+    that is whitened. With both, or with the difference of means itself (`means`), the vector is the sum of such vectors,
+    each as long as costs the same KL: their errors are other ones, and average out.
     """
     gradients = _gradients(recipe, ingredients)
-    slopes = []
+    parts = []
     if recipe.n1 is not None:
         v = filtered_difference(recipe, behaviour, ingredients)
-        slopes.append(gradients.G @ _target(recipe, v, behaviour))
+        parts.append(gradients.natural(gradients.G @ _target(recipe, v, behaviour), recipe.natural_ridge))
     if recipe.white is not None:
-        slopes.append(gradients.G_resid @ contrast(recipe, behaviour, ingredients))
-    if not slopes:
+        slope = gradients.G_resid @ contrast(recipe, behaviour, ingredients)
+        parts.append(gradients.natural(slope, recipe.natural_ridge))
+    if not parts:
         raise ValueError(f"a recipe of {recipe.method} has neither n1 nor white; it needs a reward")
-    solved = [gradients.natural(slope, recipe.natural_ridge) for slope in slopes]
-    if len(solved) == 1:
-        return unit(solved[0])
-    return unit(sum(v / (v @ gradients.F @ v).sqrt() for v in solved))
+    if recipe.means:
+        parts.append(contrast(replace(recipe, white=False), behaviour, ingredients))
+    if len(parts) == 1:
+        return unit(parts[0])
+    return unit(sum(v / (v @ gradients.F @ v).sqrt() for v in parts))
 
 
 def _target(recipe: Recipe, v: Tensor, behaviour: str) -> Tensor:

@@ -13,7 +13,8 @@ class Tries:
     """What each method chooses among on validation, as many for every method.
 
     n1 of FGAA, natural_n1 of NG-FGAA, ranks of SAE and SAE-TS; contrasts, how many of CONTRASTS CAA and NG-CAA have. NG has
-    two targets of latents, the whitened contrast, and their sum. controls: draws of each random control.
+    the sums of two or three of these: the last target of NG-FGAA, the whitened contrast of NG-CAA, the difference of means
+    of CAA. controls: draws of each random control.
     """
 
     n1: list[int]
@@ -35,7 +36,7 @@ def recipes(default: Recipe, behaviours: list[str], tries: Tries) -> dict[Vector
                 made[VectorName(b, method, rank=rank)] = replace(default, method=method, rank=rank)
         made |= fgaa_recipes(default, [b], n1=tries.n1, n2=[default.n2 or 0])
         made |= fgaa_recipes(replace(natural, method="ng_fgaa"), [b], n1=tries.natural_n1, n2=[default.n2 or 0])
-        made |= _either(replace(natural, method="ng"), b, tries.natural_n1)
+        made |= _sums(replace(natural, method="ng"), b, tries.natural_n1)
     made[VectorName(SHARED, "bias")] = replace(default, method="bias")
     for draw in range(1, tries.controls + 1):
         for method, like in (("random", default), ("random_latent", default), ("random_ng", natural)):
@@ -51,15 +52,14 @@ def _contrasts(default: Recipe, behaviour: str, count: int) -> dict[VectorName, 
     }
 
 
-def _either(natural: Recipe, behaviour: str, n1: list[int]) -> dict[VectorName, Recipe]:
-    """NG: the middle two targets of NG-FGAA, the whitened contrast of NG-CAA without BOS, and the sum of a target and that
-    contrast, all of means without BOS; the last of these, if NG-FGAA has fewer tries."""
-    n2 = natural.n2 or 0
-    middle = n1[(len(n1) - 1) // 2 :][:2]
-    made = {VectorName(behaviour, "ng", n1=n, n2=n2): replace(natural, n1=n) for n in middle}
-    streams = replace(natural, include_bos=False, white=True)
-    made[VectorName(behaviour, "ng", white=True)] = streams
-    made[VectorName(behaviour, "ng", n1=middle[0], n2=n2, white=True)] = replace(streams, n1=middle[0])
+def _sums(natural: Recipe, behaviour: str, n1: list[int]) -> dict[VectorName, Recipe]:
+    """NG: each two of the target with the largest n1, the whitened contrast and the difference of means, those of means
+    without BOS, and all three; the last of these, if NG-FGAA has fewer tries."""
+    latents = {"n1": n1[-1], "n2": natural.n2 or 0}
+    streams = replace(natural, include_bos=False)
+    parts = ({**latents, "white": True}, {**latents, "means": True}, {"white": True, "means": True})
+    sums = [*parts, {**latents, "white": True, "means": True}]
+    made = {VectorName(behaviour, "ng", **of): replace(streams, **of) for of in sums}
     return dict(list(made.items())[-len(n1) :])
 
 

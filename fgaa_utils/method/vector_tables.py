@@ -19,7 +19,7 @@ AVERAGE = "average"
 
 def typical(vectors: dict[VectorName, Tensor], behaviours: list[str], tries: Tries, n2: int) -> ByMethod:
     """One vector of every method for each behaviour: FGAA's with the middle n1, SAE's and SAE-TS's with the first rank,
-    CAA's of means without BOS, by natural gradient whitened, and NG's last, the sum of both rewards."""
+    CAA's of means without BOS, by natural gradient whitened, and NG's last, the sum of all three."""
     middle, natural = (counts[len(counts) // 2] for counts in (tries.n1, tries.natural_n1))
     return {
         b: {
