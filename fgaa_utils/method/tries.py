@@ -55,9 +55,9 @@ def _contrasts(default: Recipe, behaviour: str, count: int) -> dict[VectorName, 
 def _sums(natural: Recipe, behaviour: str, n1: list[int]) -> dict[VectorName, Recipe]:
     """NG: each two of the target with the largest n1, the whitened contrast and the difference of means, those of means
     without BOS, and all three; the last of these, if NG-FGAA has fewer tries."""
-    latents = {"n1": n1[-1], "n2": natural.n2 or 0}
+    latents: dict = {"n1": n1[-1], "n2": natural.n2 or 0}
     streams = replace(natural, include_bos=False)
-    parts = ({**latents, "white": True}, {**latents, "means": True}, {"white": True, "means": True})
+    parts: tuple[dict, ...] = ({**latents, "white": True}, {**latents, "means": True}, {"white": True, "means": True})
     sums = [*parts, {**latents, "white": True, "means": True}]
     made = {VectorName(behaviour, "ng", **of): replace(streams, **of) for of in sums}
     return dict(list(made.items())[-len(n1) :])
