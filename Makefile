@@ -27,6 +27,9 @@ ifeq ($(SETTING),gemma-3-270m)
 	@echo && echo "Results: reports/index.html, reports/pages/, and these numbers:" && $(BIN)/python -m fgaa_utils.pipeline.summary
 endif
 
+verify: .venv/.ready ## compare a finished run with the committed one; SETTING=<file of settings/> for a setting's
+	$(BIN)/python -m fgaa_utils.pipeline.verify $(filter-out gemma-3-270m,$(SETTING))
+
 test: .venv/.ready ## run the tests, fetching the model if need be
 	$(BIN)/dvc repro --quiet model
 	$(BIN)/python -m pytest
@@ -73,4 +76,4 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	$(MAKE) quick
 	$(BIN)/python -m pytest -m pipeline
 
-.PHONY: help setup repro test quick again ablations check-paper check-exports lab check
+.PHONY: help setup repro verify test quick again ablations check-paper check-exports lab check

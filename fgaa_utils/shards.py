@@ -79,9 +79,11 @@ def _cpu_name() -> tuple[str, str]:
     return told.get("vendor_id", told.get("CPU implementer", "")), told.get("model name", told.get("CPU part", ""))
 
 
-def record_processor(dtype: torch.dtype = torch.float32, device: str = "cpu") -> str:
-    """One line for reports: `AMD EPYC 7763, AVX2, float32 products; torch 2.13.0`."""
+def record_processor(dtype: torch.dtype | None = None, device: str = "cpu") -> str:
+    """One line for reports: `AMD EPYC 7763, AVX2, float32 products; torch 2.13.0`; dtype: what `auto` is, by default."""
     kind = processor(device)
+    if dtype is None:
+        dtype = torch.bfloat16 if kind.get("bf16") else torch.float32
     told = [str(kind["name"]), str(kind.get("vectors", "")), f"{str(dtype).removeprefix('torch.')} products"]
     return f"{', '.join(part for part in told if part)}; torch {torch.__version__}"
 

@@ -82,7 +82,7 @@ def test_a_misspelt_row_gets_the_nearest(ingredients):
 
 
 def test_the_recipe_in_the_plan_is_what_rows_can_change():
-    assert set(vars(DEFAULT)) - set(changeable(DEFAULT)) == {"method", "rank", "white"}
+    assert set(vars(DEFAULT)) - set(changeable(DEFAULT)) == {"method", "rank", "white", "means"}
     assert changeable(DEFAULT)["theta"] == 0.5 and changeable(DEFAULT)["n1"] is None
 
 

@@ -112,15 +112,10 @@ def test_samples_are_those_of_plain_generation_with_the_prefix_in_front(tiny, tm
         assert row.text == tiny.tokenizer.decode(opener + new, skip_special_tokens=True)
 
 
-def test_equal_vectors_share_their_texts_and_are_generated_once(tiny, tmp_path, monkeypatch):
+def test_equal_vectors_share_their_texts_and_are_generated_once(tiny, tmp_path):
     one = torch.nn.functional.normalize(torch.arange(float(tiny.d_model)), dim=0)
     names = [("love", "sae_ts", "rank=1"), ("love", "fgaa", "n1=1,n2=0"), ("anger", "fgaa", "n1=1,n2=0")]
     vectors = dict.fromkeys(names, one) | {("love", "caa", ""): -one}
-    made = []
-    generate = cells.generate_all
-    monkeypatch.setattr(
-        cells, "generate_all", lambda lm, rows, *a, **k: made.append(len(rows)) or generate(lm, rows, *a, **k)
-    )
     rows = cells.expand_samples(
         cells.cell_grid(vectors, [0.5], Strength("resid_std", 20.0)), ["the", "we"], 2, seeds=(0, 1)
     )
@@ -128,7 +123,31 @@ def test_equal_vectors_share_their_texts_and_are_generated_once(tiny, tmp_path, 
     texts = cells.generate_samples(tiny, rows, vectors, 1, sampling, tmp_path, progress="t")
     by_cell = {name: part.text.tolist() for name, part in texts.groupby(["behaviour", "method", "variant"])}
     assert by_cell[names[0]] == by_cell[names[1]] == by_cell[names[2]] != by_cell["love", "caa", ""]
-    assert made == [4 * 4], "two names of love are one cell; anger, CAA and unsteered text are three more"
+    kept = pd.concat([pd.read_parquet(path) for path in tmp_path.rglob("shard_*.parquet")])
+    assert len(kept) == kept.key.nunique() == 3 * 4, "three names have one vector; CAA and unsteered text are two more"
+
+
+def test_another_method_makes_its_own_texts_alone_and_they_are_what_a_run_from_nothing_gives(tiny, tmp_path):
+    directions = torch.nn.functional.normalize(torch.randn(3, tiny.d_model, generator=torch.manual_seed(0)), dim=1)
+    names = [("love", "caa", ""), ("love", "fgaa", "n1=1,n2=0"), ("love", "ng", "white=1")]
+    sampling = SamplingParams(new_tokens=6, top_k=20, temperature=1.0, batch=4)
+
+    def make(count: int, folder) -> pd.DataFrame:
+        vectors = dict(zip(names[:count], directions))
+        grid = cells.cell_grid(vectors, [0.5, 1.0], Strength("resid_std", 20.0))
+        rows = cells.expand_samples(grid, ["the", "we love", "dog"], 2, seeds=(0, 1))
+        return cells.generate_samples(tiny, rows, vectors, 1, sampling, folder, progress="t")
+
+    make(2, tmp_path / "kept")
+    before = {path: path.read_bytes() for path in (tmp_path / "kept").rglob("shard_*")}
+    grown = make(3, tmp_path / "kept")
+    after = {path: path.read_bytes() for path in (tmp_path / "kept").rglob("shard_*")}
+    assert all(after[path] == content for path, content in before.items())
+    made = pd.concat([pd.read_parquet(path) for path in after if path not in before])
+    assert len(made) == 2 * 3 * 2, "two strengths of the new vector, three prompts, two samples"
+    pd.testing.assert_frame_equal(grown, make(3, tmp_path / "nothing"))
+    next(iter(after)).unlink()  # a run that was killed before this batch
+    pd.testing.assert_frame_equal(grown, make(3, tmp_path / "kept"))
 
 
 def test_side_effects_score_the_chosen_cells_for_every_behaviour():

@@ -178,7 +178,7 @@ def test_a_fit_that_was_killed_reads_on_and_comes_out_equal(stand_in, tmp_path, 
     love = behaviour("love", "love")
     whole = stand_in(love)
     assert [len(texts) for texts in Reference.calls] == [32, 32, 32, 24, 8, 32, 8]
-    shards = sorted((tmp_path / "readings").rglob("part_*"))
+    shards = sorted((tmp_path / "readings").rglob("shard_*"))
     for shard in shards[2:]:
         shard.unlink()
     Reference.calls.clear()

@@ -66,6 +66,13 @@ def test_times_are_those_of_the_stages_that_run_longest_first(run):
     )
 
 
+def test_times_name_the_processors_that_made_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "REPORTS", tmp_path)
+    entries = {stage: {"seconds": 60, "processor": "AMD EPYC, AVX512"} for stage in ("data", "samples")}
+    (tmp_path / "resources.json").write_text(json.dumps(entries | {"sae": {"seconds": 60, "processor": "another"}}))
+    assert "took 2 min on AMD EPYC, AVX512 (`data` 1 min and `samples` 1 min); of" in results.times_block()
+
+
 def test_a_stage_that_was_interrupted_is_not_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "REPORTS", tmp_path)
     entries = {"data": {"seconds": 50}, "samples": {"resumed_seconds": 2920}, "effects": {"resumed_seconds": 644}}

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from fgaa_utils import params as parameters
 from fgaa_utils.pipeline import run
 from fgaa_utils.project import ROOT
-from fgaa_utils.shards import ShardStore
+from fgaa_utils.shards import ShardStore, record_processor
 
 OUTPUTS = [
     new_output("stream", name="stderr", text=f"{ROOT}/.venv/lib/warn.py:21: TqdmWarning"),
@@ -77,6 +77,7 @@ def test_resources_keep_the_other_stages_and_the_order_of_the_pipeline(tmp_path,
     run.record_resources("features", 9, 0.5, resumed=True)
     run.record_resources("effects", 8, 0.5, resumed=True)
     entries = json.loads((tmp_path / "resources.json").read_text())
+    assert {entry.pop("processor") for entry in entries.values()} == {record_processor()}
     assert list(entries.items()) == [
         ("data", {"seconds": 5, "peak_gib": 1}),
         ("features", {"seconds": 63, "peak_gib": 1.5, "resumed_seconds": 9}),

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from fgaa_utils.evaluation.scales import Strength, check_scales
 from fgaa_utils.evaluation.scores import chosen_samples, for_target
+from fgaa_utils.evaluation.texts import kept_texts
 from fgaa_utils.judges.choose import judge_rows
 from fgaa_utils.judges.criteria import COHERENCE
 from fgaa_utils.judges.local import Judge
 from fgaa_utils.judges.server import ServerJudge
 from fgaa_utils.method.vectors import twins
-from fgaa_utils.model.generate import Rows, SamplingParams, generate_all, row_seeds
+from fgaa_utils.model.generate import Rows, SamplingParams, row_seeds
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.names import METHODS, SHARED, UNSTEERED, Cell, VectorName
 
@@ -71,28 +72,13 @@ def generate_samples(
 ) -> pd.DataFrame:
     """The samples with a column `text`: prompt and continuation as one string, without the prefix if there is one.
 
-    Equal vectors of a behaviour are one: their samples are generated once and stand under every name.
+    Equal vectors of a behaviour are one: their samples are generated once and stand under every name. Texts are kept in
+    `folder` (see evaluation.texts).
     """
     same = twins(vectors)
     names = [same.get(name, name) for name in zip(samples.behaviour, samples.method, samples.variant)]
-    made, place = _distinct(names, samples)
-    texts = _generate(
-        lm, samples.iloc[made], [names[i] for i in made], vectors, layer, sampling, folder, progress, prefixes or {}
-    )
-    return samples.assign(text=[texts[i] for i in place])
-
-
-def _distinct(names: list[Cell], samples: pd.DataFrame) -> tuple[list[int], list[int]]:
-    """(rows, place): the first row of every text that is to be made, and for each row the place of its text there."""
-    places: dict[tuple, int] = {}
-    rows: list[int] = []
-    place = []
-    for i, key in enumerate(zip(names, samples.coeff, samples.prompt, samples.seed)):
-        if key not in places:
-            places[key] = len(rows)
-            rows.append(i)
-        place.append(places[key])
-    return rows, place
+    texts = _generate(lm, samples, names, vectors, layer, sampling, folder, progress, prefixes or {})
+    return samples.assign(text=texts)
 
 
 def _generate(
@@ -119,9 +105,8 @@ def _generate(
         coeff=samples.coeff.to_numpy(dtype=np.float32),
         seed=samples.seed.to_numpy(),
     )
-    tokens = generate_all(lm, rows, layer, sampling, folder, progress=progress)
-    full = [openers[prompt] + new for prompt, new in zip(samples.prompt, tokens.tolist(), strict=True)]
-    return lm.tokenizer.batch_decode(full, skip_special_tokens=True)
+    starts = [openers[prompt] for prompt in samples.prompt]
+    return kept_texts(lm, rows, starts, layer, sampling, folder, progress=progress)
 
 
 def score_samples(samples: pd.DataFrame, judge: Judge, behaviours: list[str]) -> pd.DataFrame:
@@ -173,7 +158,7 @@ def make_splits(
 
 @dataclass(frozen=True)
 class Bench:
-    """What makes and scores samples: a model, how it samples, a judge, and the folder that keeps the shards."""
+    """What makes and scores samples: a model, how it samples, a judge, and the folder that keeps the texts."""
 
     lm: LanguageModel
     layer: int

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fgaa_utils.judges.readers import Readers
-from fgaa_utils.shards import digest, load_tensors, save_tensors
+from fgaa_utils.shards import ShardStore, load_tensors, save_tensors
 
 PART = 1024  # texts that are read between two savings
 
@@ -45,13 +45,16 @@ class ReadingStore:
 
     def __init__(self, readers: Readers, folder: Path | None = None):
         self.readers = readers
-        self.folder = folder / digest(readers.identity) if folder else None
+        self.store = ShardStore(folder, readers.identity, 0) if folder else None
         self._place: dict[str, int] = {}
         self._parts: list[dict[str, NDArray]] = []  # as they are kept, float16 where that is enough
         self._known: Readings | None = None
-        for path in sorted(self.folder.glob("part_*.safetensors")) if self.folder else ():
+        for path in self._files():
             tensors, metadata = load_tensors(path)
             self._add(json.loads(metadata["texts"]), {name: tensor.numpy() for name, tensor in tensors.items()})
+
+    def _files(self) -> list[Path]:
+        return sorted(self.store.folder.glob("shard_*.safetensors")) if self.store else []
 
     def _add(self, texts: list[str], arrays: dict[str, NDArray]) -> None:
         start = len(self._place)
@@ -77,11 +80,10 @@ class ReadingStore:
             for start in range(0, len(new), PART):
                 part = new[start : start + PART]
                 arrays = self._read_part(part, bar)
-                if self.folder:
-                    self.folder.mkdir(parents=True, exist_ok=True)
+                if self.store:
                     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-                    path = self.folder / f"part_{len(list(self.folder.glob('part_*.safetensors'))):05d}.safetensors"
-                    save_tensors(path, tensors, texts=part)
+                    last = int(self._files()[-1].stem.partition("_")[2]) if self._files() else -1
+                    save_tensors(self.store.path(last + 1), tensors, texts=part)
                 self._add(part, arrays)
         found = self._all().rows([self._place[text] for text in texts])
         return Readings(**{name: array.astype(np.float32) for name, array in vars(found).items()})

@@ -4,8 +4,8 @@ Rows of one prompt length form batches of one fixed size (the last one filled up
 of a matrix product changes its rounding; no row is padded. A batch is a shard on disk.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.prompt)
+
+    def only(self, rows: list[int]) -> "Rows":
+        """Some of the rows, in the order given."""
+        kept = {name: getattr(self, name)[rows] for name in ("prompt", "vector", "coeff", "seed")}
+        return replace(self, **kept)
 
     def delta(self, rows: np.ndarray) -> Tensor:
         """(len(rows), d_model): what is added to the residual stream."""
@@ -167,13 +172,34 @@ def sampling_identity(lm: LanguageModel, layer: int, sampling: SamplingParams) -
     return identity(lm, layer=layer, **vars(sampling))
 
 
+def batch_maker(
+    lm: LanguageModel, rows: Rows, layer: int, sampling: SamplingParams
+) -> Callable[[list[int]], tuple[Tensor, int]]:
+    """A function of row numbers, at most a batch of one prompt length: their tokens (rows, new_tokens), int32, and how many
+    rows went through the model together.
+
+    The batch is filled up with copies. One that does not fit into memory is made in smaller parts, which may change the
+    rounding.
+    """
+    in_parts = Halving(sampling.batch)
+
+    def make(members: list[int]) -> tuple[Tensor, int]:
+        filled = np.resize(members, sampling.batch)  # repeats the rows to fill the batch
+        ids = torch.tensor([rows.prompts[p] for p in rows.prompt[filled]])
+        delta, seeds = rows.delta(filled), rows.seed[filled]
+        tokens = in_parts(lambda p: generate_batch(lm, ids[p], delta[p], seeds[p], layer, sampling), len(ids))
+        return tokens[: len(members)].int(), in_parts.size
+
+    return make
+
+
 def generate(
     lm: LanguageModel, rows: Rows, layer: int, sampling: SamplingParams, folder: Path, *, progress: str | None = None
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """(row numbers, tokens (batch, new_tokens) int32) of each batch, made or read back if it is there.
 
-    Batches come in a fixed order and together cover all rows once. Resumable: see ShardStore. A batch that does not
-    fit into memory is made in smaller parts, which may change the rounding; a shard says how many rows went together.
+    Batches come in a fixed order and together cover all rows once. Resumable: see ShardStore. A shard says how many rows
+    went together (see batch_maker).
     """
     batches = batches_of(rows, sampling.batch)
     store = ShardStore(folder, sampling_identity(lm, layer, sampling) | rows.identity(), len(batches))
@@ -181,14 +207,11 @@ def generate(
     total = len(batches) * sampling.batch * sampling.new_tokens
     bar = tqdm(total=total, desc=progress, unit="tok", unit_scale=True, disable=progress is None, mininterval=15)
     bar.update((len(batches) - len(missing)) * sampling.batch * sampling.new_tokens)
-    in_parts = Halving(sampling.batch)
+    make = batch_maker(lm, rows, layer, sampling)
     for index, members in enumerate(batches):
         if index in missing:
-            filled = np.resize(members, sampling.batch)  # repeats the rows to fill the batch
-            ids = torch.tensor([rows.prompts[p] for p in rows.prompt[filled]])
-            delta, seeds = rows.delta(filled), rows.seed[filled]
-            tokens = in_parts(lambda p: generate_batch(lm, ids[p], delta[p], seeds[p], layer, sampling), len(ids))
-            store.write(index, {"tokens": tokens[: len(members)].int(), "together": torch.tensor(in_parts.size)})
+            tokens, together = make(members.tolist())
+            store.write(index, {"tokens": tokens, "together": torch.tensor(together)})
             bar.update(sampling.batch * sampling.new_tokens)
         yield members, store.read(index)["tokens"]
     bar.close()

@@ -67,9 +67,11 @@ def times_block() -> str:
         for stage, entry in entries.items()
         if "seconds" not in entry and stage not in frozen_stages()
     }
+    made_on = {entry["processor"] for stage, entry in entries.items() if "processor" in entry and stage not in frozen}
+    place = f" on {listed(sorted(made_on))}" if made_on else ""
     more = f", and more for what was interrupted: the last part alone of {by_stage(resumed)}" if resumed else ""
     return (
-        f"In the run shown here the notebooks of `make repro` took {minutes(sum(seconds.values()))} "
+        f"In the run shown here the notebooks of `make repro` took {minutes(sum(seconds.values()))}{place} "
         f"({by_stage(seconds)}){more}; of the frozen stages, which it does not run, {by_stage(frozen)}."
     )
 

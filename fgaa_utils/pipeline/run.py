@@ -133,13 +133,16 @@ def record_resources(stage: str, seconds: float, peak_gib: float, *, resumed: bo
     """Enter a stage's wall time and peak memory in reports/resources.json, which no stage depends on.
 
     A run that found shards of an earlier one says little of the whole: it is entered as `resumed_seconds` beside what
-    a run from nothing took, if there was one.
+    a run from nothing took, if there was one. The processor is noted either way: numbers differ with it.
     """
+    from fgaa_utils.shards import record_processor  # torch takes seconds to import; only a stage that ran needs it
+
     entries = json.loads(RESOURCES.read_text()) if RESOURCES.exists() else {}
     if resumed:
         entries[stage] = entries.get(stage, {}) | {"resumed_seconds": round(seconds)}
     else:
         entries[stage] = {"seconds": round(seconds), "peak_gib": round(peak_gib, 2)}
+    entries[stage]["processor"] = record_processor()
     ordered = {name: entries[name] for name in STAGES if name in entries}
     RESOURCES.write_text(json.dumps(ordered, indent=1) + "\n")
 

@@ -1,0 +1,139 @@
+"""A run against the committed one: what counts as reproduced, on made-up metrics and on the committed ones."""
+
+import copy
+import json
+import subprocess
+
+import pytest
+
+from fgaa_utils.pipeline import verify
+from fgaa_utils.pipeline.verify import Row, compare, decision, headlines, leaves, table
+
+
+def entry(value: float, lo: float, hi: float, **more) -> dict:
+    return {"value": value, "lo": lo, "hi": hi, **more}
+
+
+RUN = {
+    "sae": {"explained_variance": 0.95, "l0": 41.2, "model": "m:1"},
+    "evaluation": {
+        "bcs": {
+            "caa": {"love": entry(0.4, 0.2, 0.6), "average": entry(0.3, 0.2, 0.4)},
+            "fgaa": {"average": entry(0.5, 0.4, 0.6)},
+        },
+        "paired": {"caa": entry(0.2, 0.1, 0.3, p=0.01)},
+        "claims": {"FGAA is best: alone": "holds"},
+        "choices": {"caa": {"love": {"scale": 0.5}}},
+    },
+    "judge": {"judge_on_steered": {"behaviour": {"spearman": entry(0.87, 0.85, 0.89), "annotators": 0.97}}},
+}
+
+
+def changed(path: list[str], value) -> dict:
+    run = copy.deepcopy(RUN)
+    place = run
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    return run
+
+
+def test_leaves_keep_an_estimate_together():
+    found = dict(leaves(RUN["evaluation"]))
+    assert found["bcs", "caa", "average"] == entry(0.3, 0.2, 0.4) and found["choices", "caa", "love", "scale"] == 0.5
+
+
+def test_a_run_is_itself():
+    rows = compare(RUN, RUN)
+    assert all(row.equal and row.kept for row in rows)
+    assert verify.verdict(rows, headlines(rows), []) == "Reproduced: every value is equal."
+
+
+@pytest.mark.parametrize(
+    "path, value, kept",
+    [
+        (["evaluation", "bcs", "caa", "average"], entry(0.39, 0.3, 0.5), True),
+        (["evaluation", "bcs", "caa", "average"], entry(0.41, 0.3, 0.5), False),
+        (["evaluation", "paired", "caa"], entry(0.15, 0.01, 0.3, p=0.2), False),  # inside, but another decision
+        (["evaluation", "claims", "FGAA is best: alone"], "undecided", False),
+        (["sae", "explained_variance"], 0.951, True),
+        (["sae", "explained_variance"], 0.9, False),
+        (["judge", "judge_on_steered", "behaviour", "spearman"], entry(0.86, 0.8, 0.9), True),
+    ],
+)
+def test_what_is_promised_of_another_processor(path, value, kept):
+    rows = compare(RUN, changed(path, value))
+    chosen = headlines(rows)
+    assert not all(row.equal for row in chosen)
+    assert all(row.kept for row in chosen) == kept
+    assert verify.verdict(rows, chosen, []).startswith("Reproduced: " if kept else "NOT reproduced: ")
+
+
+def test_what_decides_is_shown_with_both_runs_and_the_difference():
+    rows = headlines(compare(RUN, changed(["evaluation", "bcs", "caa", "average"], entry(0.41, 0.3, 0.5))))
+    shown = table(rows)
+    assert (
+        "BCS of CAA" in shown
+        and "0.300 [0.200, 0.400]" in shown
+        and "+0.1100 NOT AS PROMISED" in " ".join(shown.split())
+    )
+    assert "FGAA against CAA" in shown and "claim: FGAA is best" in shown and "judge behaviour" in shown
+    assert "love" not in shown and "choices" not in shown
+
+
+def test_a_partial_run_is_compared_as_far_as_it_went():
+    yours = {"sae": RUN["sae"]}
+    rows = compare(RUN, yours)
+    said = verify.verdict(rows, headlines(rows), ["evaluation", "judge"])
+    assert said == "Reproduced: every value is equal; not run: evaluation, judge."
+    assert verify.verdict([], [], ["sae"]) == "Nothing to compare: no stage that decides was run; not run: sae."
+
+
+def test_a_difference_is_decided_by_its_corrected_p():
+    assert decision(entry(0.2, 0.1, 0.3, p=0.04)) == "above" and decision(entry(-0.2, -0.3, -0.1, p=0.01)) == "below"
+    assert decision(entry(0.2, 0.1, 0.3, p=0.05)) == "undecided" and decision(entry(0.2, 0.1, 0.3)) is None
+
+
+def test_the_committed_run_is_read_from_the_last_commit(tmp_path, monkeypatch, capsys):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *words], cwd=tmp_path, check=True)
+
+    folder = tmp_path / "reports" / "metrics"
+    folder.mkdir(parents=True)
+    for stage, found in RUN.items():
+        (folder / f"{stage}.json").write_text(json.dumps(found))
+    made = {"judge": {"seconds": 1, "processor": "AMD EPYC, AVX2"}}
+    (tmp_path / "reports" / "resources.json").write_text(json.dumps(made))
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "x")
+    worse = changed(["evaluation", "bcs", "caa", "average"], entry(0.1, 0.0, 0.2))
+    (folder / "evaluation.json").write_text(json.dumps(worse["evaluation"]))
+    (folder / "sae.json").unlink()
+    monkeypatch.setattr(verify, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["verify"])
+    with pytest.raises(SystemExit) as stopped:
+        verify.main()
+    assert stopped.value.code is True
+    said = capsys.readouterr().out
+    assert "made on AMD EPYC, AVX2" in said and "NOT reproduced: BCS of CAA (" in said and "not run: sae" in said
+
+
+def test_without_a_repository_or_a_report_it_says_so(tmp_path, monkeypatch):
+    (tmp_path / "reports").mkdir()
+    monkeypatch.setattr(verify, "ROOT", tmp_path)
+    monkeypatch.setattr(verify, "WORKSPACES", tmp_path / ".settings")
+    monkeypatch.setattr("sys.argv", ["verify"])
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(SystemExit, match="verify needs a clone of the repository"):
+        verify.main()
+    monkeypatch.setattr("sys.argv", ["verify", "unseen"])
+    with pytest.raises(SystemExit, match=r"run `make repro SETTING=unseen` first"):
+        verify.main()
+
+
+def test_the_committed_metrics_reproduce_themselves():
+    committed = verify.committed_run("reports/metrics")
+    rows = compare(committed, committed)
+    chosen = headlines(rows)
+    assert len(chosen) > 30 and all(isinstance(row, Row) and row.equal for row in chosen)
