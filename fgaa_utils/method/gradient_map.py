@@ -53,5 +53,7 @@ class GradientMap:
         return damped_solve(self.F, gradient, ridge)
 
     def coefficient(self, vector: Tensor, nats: float) -> float:
-        """The coefficient at which a unit vector (d_model,) costs `nats` a token by the quadratic form of F."""
-        return float((2 * self.tokens * nats / (vector @ self.F @ vector)).sqrt())
+        """The coefficient at which a unit vector (d_model,) costs `nats` a token by the quadratic form of F, to six digits:
+        what lies beyond depends on the order of sums."""
+        v = vector.double()
+        return float(f"{float((2 * self.tokens * nats / (v @ self.F.double() @ v)).sqrt()):.6g}")
