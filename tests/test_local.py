@@ -294,8 +294,8 @@ def test_scores_depend_on_the_text_alone(real):
     texts = ["I think the wedding was lovely and", "I think I hate you", "I think that London is a big city"]
     together = real.coherence(texts), real.behaviour(texts, "wedding")
     real.store = ReadingStore(real.store.readers)
-    assert real.coherence(texts[::-1])[::-1] == pytest.approx(together[0], abs=1e-5)
+    assert real.coherence(texts[::-1])[::-1].tolist() == together[0].tolist()
     real.store = ReadingStore(real.store.readers)
     alone = [real.behaviour([text], "wedding")[0] for text in texts]
-    assert alone == pytest.approx(together[1], abs=1e-5)  # products of one row and of three round differently
+    assert alone == together[1].tolist()
     assert together[1].argmax() == 0

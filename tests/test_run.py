@@ -71,18 +71,23 @@ def test_an_executed_notebook_has_the_digest_of_its_source(tmp_path):
 
 def test_resources_keep_the_other_stages_and_the_order_of_the_pipeline(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RESOURCES", tmp_path / "resources.json")
-    run.record_resources("features", 61.4, 1.239)
-    run.record_resources("data", 5, 1)
-    run.record_resources("features", 62.6, 1.5)
-    run.record_resources("features", 9, 0.5, resumed=True)
-    run.record_resources("effects", 8, 0.5, resumed=True)
+    run.record_resources("features", 61.4, 1.239, made_on="a")
+    run.record_resources("data", 5, 1, made_on="a")
+    run.record_resources("features", 62.6, 1.5, made_on="a")
+    run.record_resources("features", 9, 0.5, made_on="b", resumed=True)
+    run.record_resources("effects", 8, 0.5, made_on="b", resumed=True)
     entries = json.loads((tmp_path / "resources.json").read_text())
-    assert {entry.pop("processor") for entry in entries.values()} == {record_processor()}
+    assert [entry.pop("processor") for entry in entries.values()] == ["a", "b", "b"]
     assert list(entries.items()) == [
         ("data", {"seconds": 5, "peak_gib": 1}),
         ("features", {"seconds": 63, "peak_gib": 1.5, "resumed_seconds": 9}),
         ("effects", {"resumed_seconds": 8}),
     ]
+
+
+def test_the_processor_of_a_stage_is_that_of_its_device_and_dtype():
+    assert run.made_on({"device": "cpu", "dtype": "float32"}) == record_processor(torch.float32)
+    assert run.made_on({}) == record_processor()
 
 
 def test_a_run_is_resumed_if_it_opened_a_store_with_older_shards(tmp_path, monkeypatch):

@@ -89,6 +89,9 @@ def with_natural(ng, corrected=None, **p):
     scores = SCORES | {"ng": ng, "ng_fgaa": 0.42, "ng_caa": 0.3}
     found = evaluation(scores)
     found["paired_natural"] = of_ng(scores, p)
+    found["choices"] = {
+        "ng": {"love": {"variant": "n1=128,n2=0,white=1,means=1"}, "anger": {"variant": "n1=128,n2=0,white=1"}}
+    }
     if corrected:
         bcs = {m: entry(value) for m, value in corrected.items()}
         found["corrected"] = {
@@ -117,6 +120,19 @@ def test_natural_gradient_is_set_against_the_papers_methods_and_prompting():
         "0.30 [0.20, 0.40], where CAA has 0.20 [0.10, 0.30]."
     )
     assert "corrected" not in sentence
+    assert (
+        "prompting.** Sums of the vectors that raise FGAA's target and CAA's contrast most at equal KL, and of CAA"
+        in sentence
+    )
+
+
+def test_a_run_of_an_earlier_form_of_natural_gradient_says_so():
+    run = with_natural(0.45)
+    run["choices"]["ng"] = {"love": {"variant": "n1=8,n2=0,white=1"}}
+    [sentence] = v.natural_sentences(run)
+    assert (
+        "raise FGAA's target, CAA's contrast, or both most at equal KL (NG; an earlier form of it) score by" in sentence
+    )
 
 
 def test_scores_corrected_by_labels_decide():

@@ -81,6 +81,14 @@ def test_what_decides_is_shown_with_both_runs_and_the_difference():
     assert "love" not in shown and "choices" not in shown
 
 
+def test_what_your_run_lacks_is_no_reproduction():
+    run = copy.deepcopy(RUN)
+    del run["evaluation"]["bcs"]["fgaa"]
+    rows = compare(RUN, run)
+    assert verify.verdict(rows, headlines(rows), []).startswith("NOT reproduced: BCS of FGAA (")
+    assert "missing" in table(headlines(rows))
+
+
 def test_a_partial_run_is_compared_as_far_as_it_went():
     yours = {"sae": RUN["sae"]}
     rows = compare(RUN, yours)
@@ -109,7 +117,8 @@ def test_the_committed_run_is_read_from_the_last_commit(tmp_path, monkeypatch, c
     git("commit", "-qm", "x")
     worse = changed(["evaluation", "bcs", "caa", "average"], entry(0.1, 0.0, 0.2))
     (folder / "evaluation.json").write_text(json.dumps(worse["evaluation"]))
-    (folder / "sae.json").unlink()
+    for notebook in ("04_evaluation", "judge"):  # the SAE was not trained here
+        (tmp_path / "reports" / f"{notebook}.ipynb").write_text("{}")
     monkeypatch.setattr(verify, "ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["verify"])
     with pytest.raises(SystemExit) as stopped:
@@ -132,8 +141,13 @@ def test_without_a_repository_or_a_report_it_says_so(tmp_path, monkeypatch):
         verify.main()
 
 
-def test_the_committed_metrics_reproduce_themselves():
+def test_a_clone_that_ran_nothing_has_nothing_to_compare(tmp_path):
+    assert verify.read_run(tmp_path) == {}
+
+
+def test_a_committed_number_that_changes_is_found():
     committed = verify.committed_run("reports/metrics")
-    rows = compare(committed, committed)
-    chosen = headlines(rows)
-    assert len(chosen) > 30 and all(isinstance(row, Row) and row.equal for row in chosen)
+    yours = copy.deepcopy(committed)
+    yours["evaluation"]["bcs"]["caa"]["average"]["value"] += 1
+    off = [row for row in headlines(compare(committed, yours)) if not row.kept]
+    assert [row.key for row in off] == [("evaluation", "bcs", "caa", "average")] and isinstance(off[0], Row)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from pyarrow import ArrowInvalid
 from tqdm import tqdm
 
 from fgaa_utils.model.generate import Rows, SamplingParams, batch_maker, batches_of, sampling_identity
@@ -15,13 +16,17 @@ class TextStore:
     """Texts by key, in Parquet files of one batch each under folder/<what shapes all of them>/.
 
     A text depends on its own row alone (see model.generate), so it does not matter in which batch, or run, it was made.
+    Raises: ValueError for a damaged file.
     """
 
     def __init__(self, folder: Path, identity: dict):
         self.folder = ShardStore(folder, identity, 0).folder
         self._texts: dict[str, str] = {}
         for path in self._files():
-            part = pd.read_parquet(path)
+            try:
+                part = pd.read_parquet(path)
+            except (OSError, ArrowInvalid) as error:
+                raise ValueError(f"{path} is damaged ({error}); delete it and run its stage again") from error
             self._texts |= zip(part.key, part.text)
 
     def _files(self) -> list[Path]:
@@ -36,8 +41,7 @@ class TextStore:
     def add(self, keys: list[str], texts: list[str], *, together: int) -> None:
         """Keep texts that were made in batches of `together` rows."""
         frame = pd.DataFrame({"key": keys, "text": texts, "together": together})
-        last = int(self._files()[-1].stem.partition("_")[2]) if self._files() else -1
-        save_frame(self.folder / f"shard_{last + 1:05d}.parquet", frame)
+        save_frame(self.folder / f"shard_{digest(keys)}.parquet", frame)
         self._texts |= zip(keys, texts)
 
 

@@ -97,9 +97,18 @@ def natural_sentences(evaluation: dict) -> list[str]:
     sure = (corrected["paired"][NG], corrected["bcs"][NG]) if corrected else None
     told = [f"by the judge {_natural_scores(*judged)}", f"corrected by labels {_natural_scores(*sure)}" if sure else ""]
     return [
-        f"**On {of_behaviours(evaluation)} vectors by natural gradient {place((sure or judged)[0])}.** Sums of the vectors that raise FGAA's target and CAA's contrast most at equal KL, and of CAA "
-        f"itself (NG), score {'; '.join(filter(None, told))}. Same reward for same reward, by the judge: {_same_rewards(evaluation)}."
+        f"**On {of_behaviours(evaluation)} vectors by natural gradient {place((sure or judged)[0])}.** {_form(evaluation)} score "
+        f"{'; '.join(filter(None, told))}. Same reward for same reward, by the judge: {_same_rewards(evaluation)}."
     ]
+
+
+def _form(evaluation: dict) -> str:
+    """What NG tried in this run; an earlier one had no sums with the difference of means."""
+    if any("means" in choice["variant"] for choice in evaluation["choices"][NG].values()):
+        return (
+            "Sums of the vectors that raise FGAA's target and CAA's contrast most at equal KL, and of CAA itself (NG),"
+        )
+    return "The vectors that raise FGAA's target, CAA's contrast, or both most at equal KL (NG; an earlier form of it)"
 
 
 def _same_rewards(evaluation: dict) -> str:

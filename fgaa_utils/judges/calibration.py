@@ -5,12 +5,15 @@ Texts come in groups (minimal pairs, windows of one document) that are never spl
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 FOLDS = 5
 PENALTY = 10.0  # inverse L2 penalty; held-out AUC and Brier score hardly change between 5 and 20
+
+
+FLATTEST = 1e-3  # least slope of Platt's method
 
 
 def auc(labels: NDArray, scores: NDArray) -> float:
@@ -60,7 +63,10 @@ def fit_platt(decisions: NDArray, shares: NDArray, weights: NDArray) -> tuple[fl
     The slope is never negative: a classifier that is wrong more often than not says next to nothing, not the reverse.
     """
     model = fit_soft(decisions[:, None], shares, weights, C=np.inf)
-    return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])
+    slope, shift = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope >= FLATTEST:
+        return slope, shift
+    return FLATTEST, float(logit(np.clip(np.average(shares, weights=weights), 0.001, 0.999)))
 
 
 def fit_calibrated(

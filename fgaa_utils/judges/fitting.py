@@ -18,6 +18,7 @@ from fgaa_utils.judges.calibration import FOLDS, class_weights, fit_calibrated, 
 from fgaa_utils.judges.coherence import CoherenceModel, fit_coherence, predict_coherence
 from fgaa_utils.judges.criteria import COHERENCE
 from fgaa_utils.judges.damage import damaged_windows, windows
+from fgaa_utils.judges.labels import CLEAR
 from fgaa_utils.judges.readings import ReadingStore
 
 MIN_TEXTS = 20  # judge texts on each side of a behaviour
@@ -25,6 +26,7 @@ LABEL_PENALTY = 0.1  # inverse L2 penalty of coherence as labelled; 0.03 to 0.3 
 LABEL_WEIGHT = (
     3.0  # of a labelled steered text for its behaviour, a judge text's being 1; 0.5 to 10 agree about equally well
 )
+MIN_LABELS = 20  # labelled texts of a behaviour for these to decide how high its scores are
 Linear = tuple[NDArray, float]  # weights and bias of a logistic model
 
 
@@ -83,13 +85,19 @@ def fit_both_coherences(
     return Coherence((fit_coherence(surface, 1 - severity), as_labelled), centre, heldout)
 
 
+def enough(shares: NDArray) -> bool:
+    """Whether labels (n,), 0..1, can say how high scores are: MIN_LABELS at least, a twentieth of them on either side."""
+    shown = shares > CLEAR
+    return len(shares) >= MIN_LABELS and 0.05 <= shown.mean() <= 0.95
+
+
 def fit_behaviours(
     store: ReadingStore, behaviours: list[Behaviour], labelled: pd.DataFrame, centre: NDArray, *, seed: int
 ) -> tuple[dict[str, Linear | str], pd.DataFrame]:
     """({behaviour: its logistic model, or the language that it is}, held-out scores).
 
     A behaviour's model is fitted to its judge texts, to other behaviours' negative ones, and to the steered texts that were
-    labelled for it, which, if there are any, also decide how high its scores are.
+    labelled for it, which, if there are enough, also decide how high its scores are.
     """
     judged = judge_texts(behaviours)
     features = store.read(judged.text.tolist(), "judge texts").behaviour_features(centre)
@@ -113,7 +121,7 @@ def fit_behaviours(
                 np.concatenate([class_weights(labels, own), np.full(len(more), LABEL_WEIGHT)]),
                 np.concatenate([judged["index"][used].to_numpy(), -1 - np.arange(len(more))]),  # each of its own group
                 np.random.default_rng([seed, 2]),
-                calibrating=~clean if len(more) else clean,
+                calibrating=~clean if enough(steered.behaviour_label.to_numpy()) else clean,
             )
             models[behaviour.key], scores = (weights, bias), scores[clean]
         heldout.append(pd.DataFrame({"criterion": behaviour.key, "own": own, "label": labels, "score": scores}))

@@ -179,5 +179,5 @@ class LocalJudge:
         """Scores (texts,) of the readings, part by part."""
         parts = [texts[start : start + PART] for start in range(0, len(texts), PART)]
         if texts:
-            self.store.read(texts, "texts to judge")  # all that is new at once, with progress
+            self.store.learn(texts, "texts to judge")  # all that is new under one bar
         return np.concatenate([np.zeros(0), *(score(self.store.read(part)) for part in parts)])

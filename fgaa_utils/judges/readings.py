@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fgaa_utils.judges.readers import Readers
-from fgaa_utils.shards import ShardStore, load_tensors, save_tensors
+from fgaa_utils.judges.readers import LANES, MAX_TOKENS, STEP, Readers
+from fgaa_utils.shards import ShardStore, digest, identity, load_tensors, save_tensors
 
 PART = 1024  # texts that are read between two savings
+VERSION = 1  # of what is read: another number where the features of a text change
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class ReadingStore:
 
     def __init__(self, readers: Readers, folder: Path | None = None):
         self.readers = readers
-        self.store = ShardStore(folder, readers.identity, 0) if folder else None
+        read_so = identity(readers=readers.identity, max_tokens=MAX_TOKENS, lanes=LANES, step=STEP, version=VERSION)
+        self.folder = ShardStore(folder, read_so, 0).folder if folder else None
         self._place: dict[str, int] = {}
         self._parts: list[dict[str, NDArray]] = []  # as they are kept, float16 where that is enough
         self._known: Readings | None = None
@@ -54,10 +56,10 @@ class ReadingStore:
             self._add(json.loads(metadata["texts"]), {name: tensor.numpy() for name, tensor in tensors.items()})
 
     def _files(self) -> list[Path]:
-        return sorted(self.store.folder.glob("shard_*.safetensors")) if self.store else []
+        return sorted(self.folder.glob("shard_*.safetensors")) if self.folder else []
 
     def _add(self, texts: list[str], arrays: dict[str, NDArray]) -> None:
-        start = len(self._place)
+        start = sum(len(part["surface"]) for part in self._parts)  # rows, in which a text may stand twice
         self._place |= {text: start + i for i, text in enumerate(texts)}
         self._parts.append(arrays)
         self._known = None
@@ -74,16 +76,19 @@ class ReadingStore:
         return self._known
 
     def read(self, texts: list[str], what: str = "texts") -> Readings:
-        """The readings of the texts, at least one, those that are not known read and kept part by part, with progress."""
+        """The readings of the texts, at least one; those that are not known are learnt first."""
+        self.learn(texts, what)
+        found = self._all().rows([self._place[text] for text in texts])
+        return Readings(**{name: array.astype(np.float32) for name, array in vars(found).items()})
+
+    def learn(self, texts: list[str], what: str) -> None:
+        """Read the texts that are not known and keep their readings, part by part, with progress."""
         new = list(dict.fromkeys(text for text in texts if text not in self._place))
         with tqdm(total=len(new), desc=f"reading {what}", unit="text", mininterval=5, disable=len(new) < 100) as bar:
             for start in range(0, len(new), PART):
                 part = new[start : start + PART]
                 arrays = self._read_part(part, bar)
-                if self.store:
+                if self.folder:
                     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-                    last = int(self._files()[-1].stem.partition("_")[2]) if self._files() else -1
-                    save_tensors(self.store.path(last + 1), tensors, texts=part)
+                    save_tensors(self.folder / f"shard_{digest(part)}.safetensors", tensors, texts=part)
                 self._add(part, arrays)
-        found = self._all().rows([self._place[text] for text in texts])
-        return Readings(**{name: array.astype(np.float32) for name, array in vars(found).items()})

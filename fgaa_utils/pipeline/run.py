@@ -108,7 +108,8 @@ def run_stage(stage: str) -> None:
         stderr_file=sys.stderr,
     )
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    record_resources(stage, time.monotonic() - start, peak_kib / 2**20, resumed=found_shards(stage, began))
+    took = time.monotonic() - start
+    record_resources(stage, took, peak_kib / 2**20, made_on=made_on(parameters), resumed=found_shards(stage, began))
     tidy(executed, ran)
 
 
@@ -129,20 +130,30 @@ def found_shards(stage: str, began: float) -> bool:
     return any(shard.stat().st_mtime < began for folder in opened for shard in folder.glob("shard_*"))
 
 
-def record_resources(stage: str, seconds: float, peak_gib: float, *, resumed: bool = False) -> None:
+def made_on(parameters: dict) -> str:
+    """The processor of a stage, and the products that it computes in; of one that runs no model, the CPU."""
+    from fgaa_utils.model.lm import (
+        resolve_device,
+        resolve_dtype,
+    )  # torch takes seconds to import, and is not needed to ask
+    from fgaa_utils.shards import record_processor
+
+    device = resolve_device(parameters.get("device", "cpu"))
+    return record_processor(resolve_dtype(parameters.get("dtype", "auto"), device), str(device))
+
+
+def record_resources(stage: str, seconds: float, peak_gib: float, *, made_on: str, resumed: bool = False) -> None:
     """Enter a stage's wall time and peak memory in reports/resources.json, which no stage depends on.
 
     A run that found shards of an earlier one says little of the whole: it is entered as `resumed_seconds` beside what
-    a run from nothing took, if there was one. The processor is noted either way: numbers differ with it.
+    a run from nothing took, if there was one. The processor that made it is noted either way: numbers differ with it.
     """
-    from fgaa_utils.shards import record_processor  # torch takes seconds to import; only a stage that ran needs it
-
     entries = json.loads(RESOURCES.read_text()) if RESOURCES.exists() else {}
     if resumed:
         entries[stage] = entries.get(stage, {}) | {"resumed_seconds": round(seconds)}
     else:
         entries[stage] = {"seconds": round(seconds), "peak_gib": round(peak_gib, 2)}
-    entries[stage]["processor"] = record_processor()
+    entries[stage]["processor"] = made_on
     ordered = {name: entries[name] for name in STAGES if name in entries}
     RESOURCES.write_text(json.dumps(ordered, indent=1) + "\n")
 

@@ -10,6 +10,7 @@ lie within the committed 95 % intervals and decisions are the same.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from fgaa_utils.project import ROOT, STAGES, frozen_stages
 CLOSE = 0.02  # relative difference of a number without an interval that another processor may make
 LEVEL = 0.05  # of the corrected p of a difference, below which it is decided
 METRICS, RESOURCES = "reports/metrics", "reports/resources.json"
+MISSING = "missing"
 Key = tuple[str, ...]  # stage, and the keys that lead to a value
 
 
@@ -74,22 +76,23 @@ def decision(entry: object) -> str | None:
 
 
 def compare(committed: dict[str, dict], yours: dict[str, dict]) -> list[Row]:
-    """A row for every value of the stages that both runs have; a paired difference gives its decision too. Where a run
-    chose other cells, samples and choices differ as they may: only averages and decisions are compared of those."""
+    """A row for every committed value of the stages that both runs have, and for the decision of a paired difference; what
+    yours lacks is MISSING and not as promised."""
     rows = []
     for stage in (stage for stage in STAGES if stage in committed and stage in yours):
         theirs, ours = (dict(leaves(run[stage])) for run in (committed, yours))
-        for key in (key for key in theirs if key in ours):
-            rows.append(Row((stage, *key), theirs[key], ours[key], kept(theirs[key], ours[key])))
-            said = decision(theirs[key]), decision(ours[key])
-            if None not in said:
+        for key, value in theirs.items():
+            own = ours.get(key, MISSING)
+            rows.append(Row((stage, *key), value, own, kept(value, own)))
+            if decision(value) is not None:
+                said = decision(value), decision(own) or MISSING
                 rows.append(Row((stage, *key, "decision"), *said, said[0] == said[1]))
     return rows
 
 
 def headlines(rows: list[Row]) -> list[Row]:
     """The rows that decide whether a run is reproduced, which are also shown: average scores, decisions between methods,
-    claims, the judge's agreement with labels and the SAE's quality."""
+    claims, the judge's agreement with labels and the SAE's quality. Samples and choices may differ."""
     chosen = []
     for row in rows:
         stage, *path = row.key
@@ -110,7 +113,7 @@ def spelt(value: object) -> str:
 
 
 def named(key: Key) -> str:
-    """`BCS of CAA`, `FGAA minus SAE`, or the keys themselves."""
+    """`BCS of CAA`, `FGAA against SAE`, or the keys themselves."""
     stage, first, *rest = key
     if first == "bcs":
         return f"BCS of {LABELS.get(rest[0], rest[0])}"
@@ -150,14 +153,17 @@ def verdict(rows: list[Row], chosen: list[Row], missing: list[str]) -> str:
     return f"Reproduced: {'every value is equal' if equal == len(rows) else counts}{partial}."
 
 
-def read_run(folder: Path) -> dict[str, dict]:
-    """{stage: its metrics} of the files in `folder`."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+def read_run(reports: Path) -> dict[str, dict]:
+    """{stage: its metrics} of the stages that ran here: those whose executed notebook is there, which is not in git."""
+    ran = {stage for stage, notebook in STAGES.items() if notebook and (reports / f"{notebook}.ipynb").exists()}
+    found = {path.stem: path for path in (reports / "metrics").glob("*.json")}
+    return {stage: json.loads(found[stage].read_text(encoding="utf-8")) for stage in found if stage in ran}
 
 
 def git_show(path: str) -> str:
     """A file of the last commit; empty if it has none of that name. Raises: OSError where there is no repository."""
-    done = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True)
+    english = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True, env=english)
     if done.returncode and "does not exist" not in done.stderr and "exists on disk" not in done.stderr:
         raise OSError(f"git show HEAD:{path} failed ({done.stderr.strip()}); verify needs a clone of the repository")
     return done.stdout
@@ -190,7 +196,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     if not committed:
         sys.exit(f"error: the last commit has no {place}/metrics; nothing was reported to compare with")
-    yours = read_run(here / "metrics")
+    yours = read_run(here)
     rows = compare(committed, yours)
     chosen = headlines(rows)
     chosen.sort(key=lambda row: _order(row.key))
