@@ -193,7 +193,7 @@ def test_what_no_choice_had_seen_comes_first():
     first, *rest = v.verdict(evaluation(), judge(), price(), unseen)
     assert len(rest) == 4
     assert first.startswith(
-        "**On 9 behaviours that no choice had seen, vectors by natural gradient (NG) beat CAA, SAE, SAE-TS and FGAA, and are not "
+        "**On 9 behaviours that no method was tuned on, vectors by natural gradient (NG) beat CAA, SAE, SAE-TS and FGAA, and are not "
         "told apart from prompting.** By the judge alone, NG has an average BCS (behaviour times coherence) of "
         "0.45 [0.35, 0.55]: 0.25 [0.15, 0.35] more than CAA, p = 0.020, "
     )

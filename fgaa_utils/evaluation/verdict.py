@@ -14,7 +14,7 @@ NG = "ng"
 
 
 def verdict(evaluation: dict, judge: dict | None, capability: dict | None, unseen: dict | None = None) -> list[str]:
-    """Sentences of Markdown: behaviours that no choice had seen; the paper's methods by the judge, by the labels; natural
+    """Sentences of Markdown: behaviours that no method was tuned on; the paper's methods by the judge, by the labels; natural
     gradient, prompting, the price.
 
     evaluation, judge, capability: the metrics of these stages; judge None for a run whose texts nobody labelled, capability
@@ -38,7 +38,7 @@ def unseen_sentence(evaluation: dict) -> str:
     told = listed(compared(paired[m], LABELS[m]) for m in (*PAPER_METHODS, PROMPTING))
     by = f"Corrected by labels of {corrected['labels']:,} of the texts" if corrected else "By the judge alone"
     return (
-        f"**On {paired[OURS]['n']} behaviours that no choice had seen, vectors by natural gradient (NG) {place(paired)}.** "
+        f"**On {paired[OURS]['n']} behaviours that no method was tuned on, vectors by natural gradient (NG) {place(paired)}.** "
         f"{by}, NG has an average BCS (behaviour times coherence) of {with_interval(scores[NG])}: {told}."
     )
 
@@ -254,7 +254,7 @@ def summary_table(evaluation: dict, capability: dict | None, unseen: dict | None
 
 
 def _column_of(unseen: dict | None) -> tuple[str, dict]:
-    """(heading, {method: average BCS}) of behaviours that no choice had seen, corrected if they were labelled."""
+    """(heading, {method: average BCS}) of behaviours that no method was tuned on, corrected if they were labelled."""
     if not unseen:
         return "", {}
     corrected = (corrected_with_ng(unseen) or {}).get("bcs", {})

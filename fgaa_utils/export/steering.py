@@ -52,7 +52,7 @@ class Steering:
 
     @property
     def stem(self) -> str:
-        """Name and strength as a file's name without suffix: `love-ng-n1_8-n2_0-0.25nats`."""
+        """Name and strength as a file's name without suffix: `love-ng-white_1-means_1-0.25nats`."""
         name = self.name.replace("=", "_").replace(",", "-").replace(".", "-")
         strength = self.about["strength"]
         return f"{name}-{strength['scale']:g}{strength['unit']}"

@@ -22,10 +22,8 @@ from fgaa_utils.judges.labels import CLEAR
 from fgaa_utils.judges.readings import ReadingStore
 
 MIN_TEXTS = 20  # judge texts on each side of a behaviour
-LABEL_PENALTY = 0.1  # inverse L2 penalty of coherence as labelled; 0.03 to 0.3 agree about equally well
-LABEL_WEIGHT = (
-    3.0  # of a labelled steered text for its behaviour, a judge text's being 1; 0.5 to 10 agree about equally well
-)
+LABEL_PENALTY = 0.1  # inverse L2 penalty of coherence as labelled; 0.03 to 0.3 agree about equally well with the lots fourth and unseen
+LABEL_WEIGHT = 3.0  # of a labelled steered text for its behaviour, a judge text's being 1; 0.5 to 10 likewise
 MIN_LABELS = 20  # labelled texts of a behaviour for these to decide how high its scores are
 Linear = tuple[NDArray, float]  # weights and bias of a logistic model
 

@@ -53,7 +53,7 @@ def _contrasts(default: Recipe, behaviour: str, count: int) -> dict[VectorName, 
 
 
 def _sums(natural: Recipe, behaviour: str, n1: list[int]) -> dict[VectorName, Recipe]:
-    """NG: each two of the target with the largest n1, the whitened contrast and the difference of means, those of means
+    """NG: each two of the target with the last n1, the whitened contrast and the difference of means, those of means
     without BOS, and all three; the last of these, if NG-FGAA has fewer tries."""
     latents: dict = {"n1": n1[-1], "n2": natural.n2 or 0}
     streams = replace(natural, include_bos=False)

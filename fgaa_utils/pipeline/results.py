@@ -13,7 +13,7 @@ NOTE = (
     "and scale of every method were chosen on validation prompts, the scores are from other prompts."
 )
 COSTS = " Perplexity and accuracy are those at the chosen scales against the unsteered model."
-UNSEEN = "unseen"  # the setting of behaviours that no choice had seen
+UNSEEN = "unseen"  # the setting of behaviours that no method was tuned on
 OLD = "The setting `unseen` was run with other parameters than these, and is left out; `make repro SETTING=unseen` runs it again."
 
 
