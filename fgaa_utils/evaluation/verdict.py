@@ -31,7 +31,7 @@ def verdict(evaluation: dict, judge: dict | None, capability: dict | None, unsee
 
 
 def unseen_sentence(evaluation: dict) -> str:
-    """NG on behaviours that had no part in any choice, against each method of the paper and prompting."""
+    """NG on behaviours that no method was tuned on, against each method of the paper and prompting."""
     corrected = corrected_with_ng(evaluation)
     scores = corrected["bcs"] if corrected else {m: table["average"] for m, table in evaluation["bcs"].items()}
     paired = corrected["paired"][NG] if corrected else evaluation["paired_natural"]
