@@ -21,6 +21,9 @@ help: ## list the targets
 
 setup: .venv/.ready ## make .venv with the locked versions
 
+doctor: .venv/.ready ## say whether this machine can run the pipeline, and how long that takes
+	@$(BIN)/python -m fgaa_utils.pipeline.doctor
+
 repro: .venv/.ready ## run the whole pipeline on the real model (README: how long); SETTING=<file of settings/> for another
 	$(BIN)/python -m fgaa_utils.pipeline.settings $(SETTING)
 ifeq ($(SETTING),gemma-3-270m)
@@ -76,4 +79,4 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	$(MAKE) quick
 	$(BIN)/python -m pytest -m pipeline
 
-.PHONY: help setup repro verify test quick again ablations check-paper check-exports lab check
+.PHONY: help setup doctor repro verify test quick again ablations check-paper check-exports lab check
