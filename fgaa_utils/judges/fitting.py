@@ -18,7 +18,6 @@ from fgaa_utils.judges.calibration import FOLDS, class_weights, fit_calibrated, 
 from fgaa_utils.judges.coherence import CoherenceModel, fit_coherence, predict_coherence
 from fgaa_utils.judges.criteria import COHERENCE
 from fgaa_utils.judges.damage import damaged_windows, windows
-from fgaa_utils.judges.labels import CLEAR
 from fgaa_utils.judges.readings import ReadingStore
 
 MIN_TEXTS = 20  # judge texts on each side of a behaviour
@@ -84,9 +83,8 @@ def fit_both_coherences(
 
 
 def enough(shares: NDArray) -> bool:
-    """Whether labels (n,), 0..1, can say how high scores are: MIN_LABELS at least, a twentieth of them on either side."""
-    shown = shares > CLEAR
-    return len(shares) >= MIN_LABELS and 0.05 <= shown.mean() <= 0.95
+    """Whether labels (n,), 0..1, can say how high scores are: MIN_LABELS at least, not all of one kind."""
+    return len(shares) >= MIN_LABELS and 0.01 < shares.mean() < 0.99
 
 
 def fit_behaviours(
