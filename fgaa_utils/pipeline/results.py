@@ -67,8 +67,8 @@ def times_block() -> str:
         for stage, entry in entries.items()
         if "seconds" not in entry and stage not in frozen_stages()
     }
-    made_on = {entry["processor"] for stage, entry in entries.items() if "processor" in entry and stage not in frozen}
-    place = f" on {listed(sorted(made_on))}" if made_on else ""
+    made_on = {entry.get("processor") for stage, entry in entries.items() if stage not in frozen_stages()}
+    place = "" if None in made_on else f" on {listed(sorted(made_on))}"  # None: a stage of a run that did not note it
     more = f", and more for what was interrupted: the last part alone of {by_stage(resumed)}" if resumed else ""
     return (
         f"In the run shown here the notebooks of `make repro` took {minutes(sum(seconds.values()))}{place} "
