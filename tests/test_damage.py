@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgaa_utils.judges.coherence import surface
 from fgaa_utils.judges.damage import (
     FRENCH,
     FROM_VOCABULARY,
@@ -16,6 +15,7 @@ from fgaa_utils.judges.damage import (
     damaged_windows,
     windows,
 )
+from fgaa_utils.judges.surface import surface
 
 TEXT = "We walked to the old mill by the river and she told me that her brother had sold it last spring."
 OTHERS = [" ".join(f"x{i}_{j}" for j in range(15)) for i in range(6)]  # no word of TEXT
