@@ -22,15 +22,12 @@ class TextStore:
     def __init__(self, folder: Path, identity: dict):
         self.folder = ShardStore(folder, identity, 0).folder
         self._texts: dict[str, str] = {}
-        for path in self._files():
+        for path in sorted(self.folder.glob("shard_*.parquet")):
             try:
                 part = pd.read_parquet(path)
             except (OSError, ArrowInvalid) as error:
                 raise ValueError(f"{path} is damaged ({error}); delete it and run its stage again") from error
             self._texts |= zip(part.key, part.text)
-
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("shard_*.parquet"))
 
     def __getitem__(self, key: str) -> str:
         return self._texts[key]

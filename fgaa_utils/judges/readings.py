@@ -51,12 +51,9 @@ class ReadingStore:
         self._place: dict[str, int] = {}
         self._parts: list[dict[str, NDArray]] = []  # as they are kept, float16 where that is enough
         self._known: Readings | None = None
-        for path in self._files():
+        for path in sorted(self.folder.glob("shard_*.safetensors")) if self.folder else ():
             tensors, metadata = load_tensors(path)
             self._add(json.loads(metadata["texts"]), {name: tensor.numpy() for name, tensor in tensors.items()})
-
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("shard_*.safetensors")) if self.folder else []
 
     def _add(self, texts: list[str], arrays: dict[str, NDArray]) -> None:
         start = sum(len(part["surface"]) for part in self._parts)  # rows, in which a text may stand twice

@@ -41,23 +41,26 @@ def cores() -> int:
 
 def findings() -> list[Finding]:
     """What `make repro` wants, beside what is here."""
-    memory, disk, kind = memory_gib(), shutil.disk_usage(ROOT).free / 1e9, processor()
-    told = "it runs, with fewer cores than were measured" if cores() < CORES else ""
-    found = [
-        Finding("Python", sys.version.split()[0]),
-        Finding("cores", str(cores()), told),
-        Finding("processor", record_processor(), "" if kind["bf16"] else "without bfloat16 everything takes several times as long"),
-        Finding("memory", "not told by the system" if memory is None else f"{memory:.1f} GiB"),
-        Finding("free disk", f"{disk:.0f} GB"),
-        Finding("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; none is needed"),
-    ]  # fmt: skip
-    if memory is not None and memory < MEMORY * 0.9:  # some of it is kept by the system
-        found[3] = Finding(
-            "memory", found[3].found, f"{MEMORY} GiB are needed: set design.batch and effects.batch to 128"
-        )
-    if disk < DISK:
-        found[4] = Finding("free disk", found[4].found, f"{DISK} GB are needed: free some, or move the checkout")
-    return found
+    memory, disk = memory_gib(), shutil.disk_usage(ROOT).free / 1e9
+    few_cores, slow = cores() < CORES, not processor()["bf16"]
+    little = memory is not None and memory < MEMORY * 0.9  # some of it is kept by the system
+    told = [
+        ("Python", sys.version.split()[0], ""),
+        ("cores", str(cores()), "it runs, with fewer cores than were measured" if few_cores else ""),
+        ("processor", record_processor(), "without bfloat16 everything takes several times as long" if slow else ""),
+        (
+            "memory",
+            "not told by the system" if memory is None else f"{memory:.1f} GiB",
+            f"{MEMORY} GiB are needed: set design.batch and effects.batch to 128" if little else "",
+        ),
+        (
+            "free disk",
+            f"{disk:.0f} GB",
+            f"{DISK} GB are needed: free some, or move the checkout" if disk < DISK else "",
+        ),
+        ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; none is needed", ""),
+    ]
+    return [Finding(*line) for line in told]
 
 
 def expected(resources: dict[str, dict]) -> str:
