@@ -129,6 +129,7 @@ def test_natural_gradient_is_set_against_the_papers_methods_and_prompting():
 def test_a_run_of_an_earlier_form_of_natural_gradient_says_so():
     run = with_natural(0.45)
     run["choices"]["ng"] = {"love": {"variant": "n1=8,n2=0,white=1"}}
+    assert v.earlier_form(run) and not v.earlier_form(with_natural(0.45)) and not v.earlier_form(evaluation())
     [sentence] = v.natural_sentences(run)
     assert (
         "raise FGAA's target, CAA's contrast, or both most at equal KL (NG; an earlier form of it) score by" in sentence

@@ -102,13 +102,20 @@ def natural_sentences(evaluation: dict) -> list[str]:
     ]
 
 
+def earlier_form(evaluation: dict) -> bool:
+    """Whether NG of this run is that of an earlier one, which had no sums with the difference of means."""
+    if NG not in evaluation["bcs"]:
+        return False
+    return not any("means" in choice["variant"] for choice in evaluation["choices"][NG].values())
+
+
 def _form(evaluation: dict) -> str:
-    """What NG tried in this run; an earlier one had no sums with the difference of means."""
-    if any("means" in choice["variant"] for choice in evaluation["choices"][NG].values()):
+    """What NG tried in this run."""
+    if earlier_form(evaluation):
         return (
-            "Sums of the vectors that raise FGAA's target and CAA's contrast most at equal KL, and of CAA itself (NG),"
+            "The vectors that raise FGAA's target, CAA's contrast, or both most at equal KL (NG; an earlier form of it)"
         )
-    return "The vectors that raise FGAA's target, CAA's contrast, or both most at equal KL (NG; an earlier form of it)"
+    return "Sums of the vectors that raise FGAA's target and CAA's contrast most at equal KL, and of CAA itself (NG),"
 
 
 def _same_rewards(evaluation: dict) -> str:
