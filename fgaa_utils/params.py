@@ -193,6 +193,7 @@ class Judge(Section):
     judge_model: Text
     server: Server
     coherence_texts: Count
+    labelled_texts: Count
 
 
 class Evaluation(Section):

@@ -36,9 +36,10 @@ def read_labels(path: Path = STEERED) -> pd.DataFrame:
     return labels
 
 
-def fitting_lots(labels: pd.DataFrame) -> pd.DataFrame:
-    """The texts that the local judge is fitted to: none of them tests it."""
-    return labels[labels.drawn.isin(FITTING)]
+def fitting_lots(labels: pd.DataFrame, most: int | None = None) -> pd.DataFrame:
+    """The texts that the local judge is fitted to, at random not more than `most`: none of them tests it."""
+    lots = labels[labels.drawn.isin(FITTING)]
+    return lots if most is None or most >= len(lots) else lots.sample(most, random_state=0)
 
 
 def tested_lots(labels: pd.DataFrame) -> pd.DataFrame:

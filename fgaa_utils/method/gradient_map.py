@@ -52,8 +52,12 @@ class GradientMap:
             return gradient
         return damped_solve(self.F, gradient, ridge)
 
+    def cost(self, vector: Tensor) -> Tensor:
+        """v^T F v of a vector (d_model,), twice the KL of a rollout by the quadratic form; a scalar, in double."""
+        v = vector.double()
+        return v @ self.F.double() @ v
+
     def coefficient(self, vector: Tensor, nats: float) -> float:
         """The coefficient at which a unit vector (d_model,) costs `nats` a token by the quadratic form of F, to six digits:
         what lies beyond depends on the order of sums."""
-        v = vector.double()
-        return float(f"{float((2 * self.tokens * nats / (v @ self.F.double() @ v)).sqrt()):.6g}")
+        return float(f"{float((2 * self.tokens * nats / self.cost(vector)).sqrt()):.6g}")

@@ -209,9 +209,10 @@ def _natural(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor
     parts = []
     if recipe.n1 is not None:
         v = filtered_difference(recipe, behaviour, ingredients)
-        parts.append(gradients.natural(gradients.G @ _target(recipe, v, behaviour), recipe.natural_ridge))
+        slope = gradients.G.double() @ _target(recipe, v, behaviour).double()
+        parts.append(gradients.natural(slope, recipe.natural_ridge))
     if recipe.white is not None:
-        slope = gradients.G_resid @ contrast(recipe, behaviour, ingredients)
+        slope = gradients.G_resid.double() @ contrast(recipe, behaviour, ingredients).double()
         parts.append(gradients.natural(slope, recipe.natural_ridge))
     if not parts:
         raise ValueError(f"a recipe of {recipe.method} has neither n1 nor white; it needs a reward")
@@ -219,7 +220,7 @@ def _natural(recipe: Recipe, behaviour: str, ingredients: Ingredients) -> Tensor
         parts.append(contrast(replace(recipe, white=False), behaviour, ingredients))
     if len(parts) == 1:
         return unit(parts[0])
-    return unit(sum(v / (v @ gradients.F @ v).sqrt() for v in parts))
+    return unit(sum(v / gradients.cost(v).sqrt() for v in parts).float())
 
 
 def _target(recipe: Recipe, v: Tensor, behaviour: str) -> Tensor:
