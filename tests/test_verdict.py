@@ -41,49 +41,6 @@ def price(**ratios):
     return {"at_chosen_scale": costs}
 
 
-def test_fgaa_wins_only_if_every_difference_is_decided():
-    won = evaluation(sae_ts=0.01, sae=0.01, caa=0.0001)
-    assert v.steering_sentence(won) == (
-        "**On this behaviour, tuned alike: FGAA wins among the steering methods.** By the judge FGAA has the highest average BCS (behaviour times "
-        "coherence), 0.40 [0.30, 0.50], before SAE-TS 0.30, SAE 0.25 and CAA 0.20; it has 0.10 [0.00, 0.20] more than "
-        "SAE-TS, p = 0.010."
-    )
-    tied = v.steering_sentence(evaluation(sae_ts=0.01, sae=0.05, caa=0.0001))
-    assert tied.startswith(
-        "**On this behaviour, tuned alike: no steering method is shown to be the best.** By the judge FGAA has the highest"
-    )
-
-
-def test_a_tie_says_what_could_have_been_found():
-    sentence = v.steering_sentence(evaluation(sae_ts=0.3, sae=0.01, caa=0.0001))
-    assert sentence.startswith("**On this behaviour, tuned alike: no steering method is shown to be the best.**")
-    assert "more than SAE-TS, p = 0.30, undecided" in sentence
-    assert sentence.endswith("(behaviours: 9; a true difference of 0.18 is found four times in five).")
-
-
-def test_a_loss_names_the_winner_first():
-    scores = SCORES | {"caa": 0.6}
-    assert v.steering_sentence(evaluation(scores, caa=0.0004)) == (
-        "**On this behaviour, tuned alike: FGAA loses to CAA.** By the judge CAA has the highest average BCS (behaviour times coherence), "
-        "0.60 [0.50, 0.70], before FGAA 0.40, SAE-TS 0.30 and SAE 0.25; FGAA has 0.20 [0.10, 0.30] less than CAA, p < 0.001."
-    )
-    undecided = v.steering_sentence(evaluation(scores, caa=0.2))
-    assert undecided.startswith(
-        "**On this behaviour, tuned alike: no steering method is shown to be the best.** By the judge CAA has the highest"
-    )
-
-
-def test_the_labels_have_their_own_verdict():
-    sentence = v.labels_sentence(judge(SCORES | {"sae": 0.7}, kindest="sae", sae=0.01))
-    assert sentence.startswith(
-        "**By labels of an earlier run, with other vectors and strengths: FGAA loses to SAE.** On 90 texts a method, labelled by two language models"
-    )
-    assert sentence.endswith(
-        "the judge is kindest to SAE: its score of behaviour less the label is +0.30 there, +0.10 to +0.10 elsewhere."
-    )
-    assert v.labels_sentence(judge()).startswith("**By labels of an earlier run")
-
-
 def with_natural(ng, corrected=None, **p):
     """A run with NG, whose differences have the p given; `corrected` are its scores by labels."""
     scores = SCORES | {"ng": ng, "ng_fgaa": 0.42, "ng_caa": 0.3}
@@ -107,136 +64,118 @@ def of_ng(scores, p):
     return {m: entry(round(scores["ng"] - v, 4)) | other | {"p": p.get(m, 1.0)} for m, v in scores.items() if m != "ng"}
 
 
+def test_fgaa_wins_only_if_every_difference_is_decided():
+    won = v.run_sentence(evaluation(sae_ts=0.01, sae=0.01, caa=0.0001))
+    assert won == (
+        "**On this behaviour, on which methods were tuned, of the steering methods FGAA wins.** By the judge alone FGAA has "
+        "0.40 [0.30, 0.50], prompting 0.50 and SAE-TS 0.30."
+    )
+    tied = v.run_sentence(evaluation(sae_ts=0.3, sae=0.01, caa=0.0001))
+    assert "of the steering methods none is shown to be the best.**" in tied
+    assert tied.endswith("(9 behaviours find a true difference of 0.18 from FGAA four times in five).")
+    lost = v.run_sentence(evaluation(SCORES | {"caa": 0.6}, caa=0.0004))
+    assert "FGAA loses to CAA.** By the judge alone FGAA has 0.40 [0.30, 0.50], CAA 0.60 and prompting 0.50." in lost
+
+
 def test_natural_gradient_is_set_against_the_papers_methods_and_prompting():
-    assert v.natural_sentences(evaluation()) == []
-    [sentence] = v.natural_sentences(with_natural(0.45, fgaa=0.3, sae_ts=0.01, sae=0.001, caa=0.2, prompting=0.9))
-    assert sentence.startswith(
-        "**On this behaviour vectors by natural gradient beat SAE and SAE-TS, and are not told apart from CAA, FGAA and "
-        "prompting.**"
-    )
-    assert "score by the judge 0.45 [0.35, 0.55], 0.05 [-0.05, 0.15] more than FGAA, p = 0.30, undecided" in sentence
-    assert sentence.endswith(
-        "by the judge: NG-FGAA 0.42 [0.32, 0.52], 0.02 [-0.08, 0.12] more than FGAA, p = 1.00, undecided; NG-CAA "
-        "0.30 [0.20, 0.40], where CAA has 0.20 [0.10, 0.30]."
-    )
-    assert "corrected" not in sentence
-    assert (
-        "prompting.** Sums of the vectors that raise FGAA's target and CAA's contrast most at equal KL, and of CAA"
-        in sentence
+    said = v.run_sentence(with_natural(0.45, fgaa=0.3, sae_ts=0.01, sae=0.001, caa=0.2, prompting=0.9))
+    assert said.startswith(
+        "**On this behaviour, on which methods were tuned, NG beats SAE and SAE-TS, and is not told apart from CAA, FGAA and "
+        "prompting; of the paper's methods none is shown to be the best.** By the judge alone NG has 0.45 [0.35, 0.55], "
+        "prompting 0.50, FGAA 0.40 and SAE-TS 0.30 ("
     )
 
 
-def test_a_run_of_an_earlier_form_of_natural_gradient_says_so():
-    run = with_natural(0.45)
-    run["choices"]["ng"] = {"love": {"variant": "n1=8,n2=0,white=1"}}
-    assert v.earlier_form(run) and not v.earlier_form(with_natural(0.45)) and not v.earlier_form(evaluation())
-    [sentence] = v.natural_sentences(run)
-    assert (
-        "raise FGAA's target, CAA's contrast, or both most at equal KL (NG; an earlier form of it) score by" in sentence
-    )
+CORRECTED = {"fgaa": 0.25, "sae_ts": 0.2, "sae": 0.2, "caa": 0.3, "prompting": 0.4, "ng": 0.2}
 
 
 def test_scores_corrected_by_labels_decide():
-    corrected = {"fgaa": 0.25, "sae_ts": 0.2, "sae": 0.2, "caa": 0.3, "prompting": 0.4, "ng": 0.2}
-    found = with_natural(0.45, corrected, fgaa=0.01, prompting=0.001, caa=0.02)
-    [sentence] = v.natural_sentences(found)
-    assert sentence.startswith(
-        "**On this behaviour vectors by natural gradient lose to CAA, FGAA and prompting, and are not told apart from"
-    )
-    assert "corrected by labels 0.20 [0.10, 0.30], 0.05 [-0.05, 0.15] less than FGAA, p = 0.010" in sentence
-    labels = v.labels_sentence(judge(), found["corrected"])
-    assert labels.startswith(
-        "**Corrected by labels: FGAA loses to CAA.** With 720 of these texts labelled by two language"
+    found = with_natural(0.45, CORRECTED, fgaa=0.01, prompting=0.001, caa=0.02)
+    assert v.run_sentence(found).startswith(
+        "**On this behaviour, on which methods were tuned, NG loses to CAA, FGAA and prompting, and is not told apart from "
+        "SAE and SAE-TS; of the paper's methods FGAA loses to CAA.** Corrected by labels of 720 of the texts NG has 0.20"
     )
     table = v.summary_table(found, price())
-    assert "(corrected by labels 0.15 [0.05, 0.25] more than FGAA, p = 0.001)" in v.prompting_sentence(found)
-    assert table.loc["NG", "BCS, corrected by labels"] == "0.20 [0.10, 0.30]" and "BCS by the labels" not in table
+    assert table.loc["NG", "BCS, this behaviour"] == "0.20 [0.10, 0.30]"
+    assert table.loc["NG", "by the judge alone"] == "0.45 [0.35, 0.55]"
+
+
+def test_ng_whose_texts_nobody_labelled_is_told_by_the_judge():
+    found = with_natural(0.45, CORRECTED)
+    del found["corrected"]["paired"]["ng"]
+    assert "By the judge alone NG has" in v.run_sentence(found)
+    assert "BCS, this behaviour, by the judge" in v.summary_table(found, price())
+
+
+def test_what_the_labels_overrule_is_named():
+    agreeing = with_natural(0.45, CORRECTED)
+    assert v.judge_sentence([agreeing], judge()) == (
+        "**The judge alone would have decided the same.** On labelled texts its score of behaviour less the label is from "
+        "+0.10 (SAE-TS) to +0.30 (FGAA)."
+    )
+    overruled = with_natural(0.45, CORRECTED)
+    overruled["paired_natural"]["caa"]["p"] = 0.01
+    overruled["corrected"]["paired"]["fgaa"]["sae"]["p"] = 0.01
+    assert v.judge_sentence([overruled, evaluation()], judge()).startswith(
+        "**The labels overrule the judge:** by it alone FGAA is not told apart from SAE on this behaviour and NG beats CAA on "
+        "this behaviour. On labelled texts its"
+    )
 
 
 @pytest.mark.parametrize("none", [None, {"labelled_bcs": {}, "labelled_paired": {}, "judge_bias": {}}])
 def test_without_labels_the_sentences_say_so(none):
-    assert v.labels_sentence(none).startswith("**No labels.**")
-    assert "by labels" not in v.prompting_sentence(evaluation())
-    assert "BCS, corrected by labels" not in v.summary_table(evaluation(), price())
-
-
-def test_prompting_is_compared_from_its_own_side():
-    won = v.prompting_sentence(evaluation(prompting=0.01))
-    assert won == (
-        "**Prompting beats FGAA.** The contrastive texts as a prompt, without a vector, score 0.50 [0.40, 0.60], "
-        "0.10 [0.00, 0.20] more than FGAA, p = 0.010."
-    )
-    lost = v.prompting_sentence(evaluation(SCORES | {"prompting": 0.1}, prompting=0.01))
-    assert lost.startswith("**Prompting loses to FGAA.**") and "0.30 [0.20, 0.40] less than FGAA" in lost
-    assert v.prompting_sentence(evaluation()).startswith("**Prompting is not told apart from FGAA.**")
+    assert v.judge_sentence([evaluation()], none).startswith("**No labels.**")
+    assert "Nobody has labelled texts of this run" in v.judge_sentence([evaluation()], judge())
 
 
 @pytest.mark.parametrize(
-    "ratio, place", [(15.0, "costs most"), (1.5, "costs least"), (2.8, "is neither the cheapest nor the dearest")]
+    ("caa", "cheapest", "less"), [(3.0, "SAE", "costs less than any vector"), (1.1, "CAA", "costs more")]
 )
-def test_the_price_is_placed_among_the_steering_methods(ratio, place):
-    """Prompting is cheaper than all of them and does not count."""
-    sentence = v.price_sentence(price(fgaa=ratio))
-    assert sentence.startswith(f"**Of the steering methods FGAA {place}.**")
-    assert (
-        f"{ratio:.1f} [{ratio - 0.1:.1f}, {ratio + 0.1:.1f}] times the unsteered one (SAE-TS 12.0, SAE 2.5" in sentence
+def test_the_price_is_placed_among_the_steering_methods(caa, cheapest, less):
+    sentence = v.price_sentence(price(caa=caa))
+    assert sentence.startswith(
+        f"**Of the steering methods {cheapest} costs least at the chosen scales; prompting {less}.**"
     )
+    assert "is multiplied by FGAA 15.0 [14.9, 15.1] and prompting 1.2 [1.1, 1.3]; accuracy" in sentence
     assert "random" not in sentence
 
 
-def test_a_verdict_is_four_sentences_and_one_of_natural_gradient():
-    assert len(v.verdict(evaluation(), judge(), price())) == 4
-    assert len(v.verdict(with_natural(0.4), judge(), price())) == 5
+def test_a_verdict_is_a_sentence_each_of_the_run_its_judge_and_its_price():
+    assert len(v.verdict(evaluation(), judge(), price())) == 3
+    assert len(v.verdict(with_natural(0.4), judge(), price())) == 3
+    assert len(v.verdict(evaluation(), judge(), None)) == 2
+    assert list(v.summary_table(evaluation(), None)) == ["BCS, this behaviour, by the judge"]
 
 
 def test_what_no_choice_had_seen_comes_first():
     unseen = with_natural(0.45, fgaa=0.01, sae_ts=0.01, sae=0.001, caa=0.02, prompting=0.9)
     first, *rest = v.verdict(evaluation(), judge(), price(), unseen)
-    assert len(rest) == 4
-    assert first.startswith(
-        "**On 9 behaviours that no method was tuned on, vectors by natural gradient (NG) beat CAA, SAE, SAE-TS and FGAA, and are not "
-        "told apart from prompting.** By the judge alone, NG has an average BCS (behaviour times coherence) of "
-        "0.45 [0.35, 0.55]: 0.25 [0.15, 0.35] more than CAA, p = 0.020, "
+    assert len(rest) == 3
+    assert first == (
+        "**On 1 behaviours that no method was tuned on, steering by natural gradient (NG) beats CAA, SAE, SAE-TS and FGAA, and "
+        "is not told apart from prompting.** By the judge alone NG has an average BCS (behaviour times coherence) of "
+        "0.45 [0.35, 0.55], prompting 0.50, FGAA 0.40 and SAE-TS 0.30."
     )
-    corrected = {"fgaa": 0.25, "sae_ts": 0.2, "sae": 0.2, "caa": 0.3, "prompting": 0.4, "ng": 0.2}
-    sure = v.unseen_sentence(with_natural(0.45, corrected, prompting=0.001))
-    assert (
-        "lose to prompting, and are not told apart from CAA, SAE, SAE-TS and FGAA.** Corrected by labels of 720 of"
-        in sure
-    )
-    table = v.summary_table(evaluation(), price(), with_natural(0.45, corrected))
-    assert table.loc["FGAA", "BCS, 1 unseen behaviours, corrected by labels"] == "0.25 [0.15, 0.35]"
-    assert (
-        v.summary_table(evaluation(), price(), unseen).loc["FGAA", "BCS, 1 unseen behaviours, by the judge"]
-        == "0.40 [0.30, 0.50]"
-    )
-
-
-def test_ng_whose_texts_nobody_labelled_is_told_by_the_judge():
-    unseen = with_natural(0.45, {"fgaa": 0.25, "sae_ts": 0.2, "sae": 0.2, "caa": 0.3, "prompting": 0.4, "ng": 0.2})
-    del unseen["corrected"]["paired"]["ng"]
-    assert "By the judge alone, NG has" in v.unseen_sentence(unseen)
-    assert "BCS, 1 unseen behaviours, by the judge" in v.summary_table(evaluation(), price(), unseen)
+    sure = with_natural(0.45, CORRECTED, prompting=0.001)
+    assert "Corrected by labels of 720 of the texts NG has" in v.unseen_sentence(sure)
+    table = v.summary_table(evaluation(), price(), sure)
+    assert table.loc["FGAA", "BCS, 1 unseen behaviours"] == "0.25 [0.15, 0.35]"
+    assert table.loc["prompting", "NG less it there"] == "-0.20 [-0.30, -0.10], p = 0.001"
 
 
 @pytest.mark.parametrize(
     ("p", "said"),
     [
-        ({}, "are not told apart from CAA, SAE, SAE-TS, FGAA and prompting"),
-        (dict.fromkeys(SCORES, 0.01), "beat CAA, SAE, SAE-TS and FGAA, and lose to prompting"),
+        ({}, "is not told apart from CAA, SAE, SAE-TS, FGAA and prompting"),
+        (dict.fromkeys(SCORES, 0.01), "beats CAA, SAE, SAE-TS and FGAA, and loses to prompting"),
         (
             {"caa": 0.01, "prompting": 0.01},
-            "beat CAA, lose to prompting, and are not told apart from SAE, SAE-TS and FGAA",
+            "beats CAA, loses to prompting, and is not told apart from SAE, SAE-TS and FGAA",
         ),
     ],
 )
 def test_places_are_named_whoever_wins(p, said):
     assert v.place(of_ng(SCORES | {"ng": 0.45}, p)) == said
-
-
-def test_what_was_not_measured_is_left_out():
-    assert len(v.verdict(evaluation(), judge(), None)) == 3
-    assert list(v.summary_table(evaluation(), None)) == ["BCS, by the judge"]
 
 
 def test_the_summary_has_steering_methods_prompting_and_unsteered_text():
@@ -263,5 +202,5 @@ def test_the_sentences_change_with_the_numbers_alone():
     """No method, number or verdict is written into a sentence: other metrics, other words."""
     one = v.verdict(evaluation(), judge(), price())
     flat = dict.fromkeys(SCORES, 0.33)
-    other = v.verdict(evaluation(flat), judge(flat), price(fgaa=1.1))
+    other = v.verdict(evaluation(flat), judge(flat, kindest="sae"), price(fgaa=1.1))
     assert all(a != b for a, b in zip(one, other))

@@ -2,7 +2,7 @@
 
 import json
 
-from fgaa_utils.evaluation.verdict import behaviour_table, earlier_form, summary_table, verdict
+from fgaa_utils.evaluation.verdict import behaviour_table, summary_table, verdict
 from fgaa_utils.figures import listed, markdown_table
 from fgaa_utils.judges.labels import WRITER
 from fgaa_utils.pipeline.settings import params_of
@@ -13,7 +13,6 @@ NOTE = (
     "and scale of every method were chosen on validation prompts, the scores are from other prompts."
 )
 COSTS = " Perplexity and accuracy are those at the chosen scales against the unsteered model."
-EARLIER = " NG on the 36 behaviours is a sum with the difference of means; its other columns are of an earlier form without it, scored by an earlier judge."
 UNSEEN = "unseen"  # the setting of behaviours that no method was tuned on
 OLD = "The setting `unseen` was run with other parameters than these, and is left out; `make repro SETTING=unseen` runs it again."
 
@@ -49,7 +48,7 @@ def verdict_block() -> str:
     """The sentences, the small table and what its columns are."""
     metrics = run_metrics()
     lines = [f"{number}. {sentence}" for number, sentence in enumerate(verdict(*metrics), start=1)]
-    note = NOTE + (COSTS if metrics[2] else "") + (EARLIER if metrics[3] and earlier_form(metrics[0]) else "")
+    note = NOTE + (COSTS if metrics[2] else "")
     note += f" {OLD}" if unseen_is_old() else ""
     return "\n".join([*lines, "", markdown_table(summary_table(metrics[0], *metrics[2:])), "", note])
 
