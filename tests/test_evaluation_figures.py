@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 from test_tables import KEYS, results  # noqa: F401  (a fixture)
 
-from fgaa_utils.evaluation import figures, tables
+from fgaa_utils.evaluation import figures, latent_counts, tables
 from fgaa_utils.figures import COLOURS
 
 
@@ -61,8 +61,8 @@ def test_heat_maps_name_their_axes(results):  # noqa: F811
 
 
 def test_n1_lines_have_a_mean_with_its_interval(results):  # noqa: F811
-    best = tables.best_by_latents(results.validation, KEYS)
-    grid = figures.best_by_n1(best, tables.means_by_n1(best), results.names)
+    best = latent_counts.best_by_latents(results.validation, KEYS)
+    grid = figures.best_by_n1(best, latent_counts.means_by_n1(best), results.names)
     assert grid.ax.get_xscale() == "log" and [t.get_text() for t in grid.ax.get_xticklabels()] == ["2", "16"]
 
 

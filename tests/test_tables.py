@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from made_samples import KEYS, PROMPTS, SCALES, samples_of, score_of, scored
 
-from fgaa_utils.evaluation import tables
+from fgaa_utils.evaluation import latent_counts, protocol, scale_tables, tables
 from fgaa_utils.evaluation.scores import Choices, cell_scores, choices_by_method, choose_cells
 
 OWN = [
@@ -61,15 +61,10 @@ def test_the_tables_of_scores_and_choices_say_what_the_results_hold(results):
         == f"{choice.scale:g}, norm {choice.coeff:.0f} ({choice.variant})"
     )
     assert "unsteered" not in tables.choices_table(results)
-    assert (
-        tables.averages_table(results)
-        .loc["CAA", "average BCS"]
-        .startswith(f"{results.bcs['caa']['average']['value']:.3f}")
-    )
 
 
 def test_ends_of_the_grid_are_counted(results):
-    for method, (low, high) in tables.ends_of_the_grid(results).items():
+    for method, (low, high) in scale_tables.ends_of_the_grid(results).items():
         scales = [results.choice(method, key).scale for key in KEYS]
         assert (low, high) == (scales.count(0.1), scales.count(0.4))
 
@@ -111,8 +106,8 @@ def curves(fgaa, caa):
 def test_peaks_are_counted_inside_the_grid_and_against_the_others(results):
     curve = curves([(0.1, 0.5, 0.2), (0.1, 0.2, 0.3)], [(0.4, 0.3, 0.2), (0.4, 0.1, 0.1)])
     changed = tables.Results(**(vars(results) | {"curve": curve}))
-    assert tables.peaks(changed) == {"inside": 1, "highest": 1}
-    over = tables.changes_over_scales(changed)
+    assert scale_tables.peaks(changed) == {"inside": 1, "highest": 1}
+    over = scale_tables.changes_over_scales(changed)
     assert over.loc["FGAA"].tolist() == ["+0.15", "-0.30", "1 of 2"]
 
 
@@ -124,37 +119,40 @@ def test_best_by_latents_reads_counts_from_the_names():
         ("love", "caa", "", 0.1, 0.9),
     ]
     samples = pd.DataFrame(rows, columns=["behaviour", "method", "variant", "scale", "B_love"])
-    best = tables.best_by_latents(samples.assign(coherence=0.5, coeff=1.0), ["love"])
+    best = latent_counts.best_by_latents(samples.assign(coherence=0.5, coeff=1.0), ["love"])
     assert best.to_dict("records") == [
         {"target": "love", "n1": 1, "n2": 0, "BCS": pytest.approx(0.3)},
         {"target": "love", "n1": 16, "n2": 4, "BCS": pytest.approx(0.2)},
     ]
-    assert tables.change_by_n2(best, 0)["love"] == pytest.approx(-0.1)
-    assert {n: m[0] for n, m in tables.means_by_n1(best).items()} == {1: pytest.approx(0.3), 16: pytest.approx(0.2)}
+    assert latent_counts.change_by_n2(best, 0)["love"] == pytest.approx(-0.1)
+    assert {n: m[0] for n, m in latent_counts.means_by_n1(best).items()} == {
+        1: pytest.approx(0.3),
+        16: pytest.approx(0.2),
+    }
 
 
 def test_n1_stands_beside_the_papers(results):
-    shown = tables.chosen_n1(results, {"best_n1": {"2B": {"love": 2}}})
+    shown = latent_counts.chosen_n1(results, {"best_n1": {"2B": {"love": 2}}})
     assert shown.loc["2B"].tolist() == ["", "2"]
     chosen = results.choice("fgaa", "love").variant
     assert chosen == f"n1={shown.loc['gemma-3-270m', 'Love']},n2=0"
 
 
 def test_the_protocol_is_the_maximum_on_one_prompt_and_adds_optimism(results):
-    protocol, steps = tables.protocol_table(results, PROMPTS[0], draws=20, seed=0)
+    by_paper, steps = protocol.protocol_table(results, PROMPTS[0], draws=20, seed=0)
     one = results.test[results.test.prompt == PROMPTS[0]]
     for key in KEYS:
         variant = results.choice("fgaa", key).variant
         best = max(score_of(samples_of(one, key, "fgaa", variant, s)) for s in SCALES)
-        assert protocol["fgaa"][key]["value"] == round(best, 4)
+        assert by_paper["fgaa"][key]["value"] == round(best, 4)
     row = steps.loc["fgaa"]
     assert row["test, maximum over scales"] >= row["test, chosen on validation"] - 1e-4
-    assert row["the paper's prompt, maximum"] == pytest.approx(np.mean([protocol["fgaa"][k]["value"] for k in KEYS]))
+    assert row["the paper's prompt, maximum"] == pytest.approx(np.mean([by_paper["fgaa"][k]["value"] for k in KEYS]))
 
 
 def test_the_papers_table_stands_above_ours(results):
     printed = {"2B": {k: {m: 0.5 for m in ("caa", "sae", "sae_ts", "fgaa")} for k in ("love", "average")}}
-    table = tables.beside_the_paper(results, {"table_1": printed})
+    table = protocol.beside_the_paper(results, {"table_1": printed})
     assert table.loc["2B, CAA", "Love"] == "0.50" and table.loc["2B, CAA", "Anger"] == ""
     assert table.loc["gemma-3-270m, CAA", "Love"] == f"{results.bcs['caa']['love']['value']:.2f}"
 
@@ -198,18 +196,20 @@ def test_a_run_whose_test_texts_have_the_chosen_scale_alone_is_drawn_from_valida
     assert results.whole and not found.whole and found.scales == results.scales
     pd.testing.assert_frame_equal(found.along, results.validation)
     assert found.scores("fgaa").tolist() == results.scores("fgaa").tolist()
-    assert tables.curve_source(found).startswith("Test texts were made at the chosen scales alone")
-    assert tables.curve_source(results) == ""
-    protocol, steps = tables.protocol_table(found, "I think", draws=20, seed=0)
-    assert protocol == {} and list(steps) == ["validation, where chosen", "test, chosen on validation"]
+    assert scale_tables.curve_source(found).startswith("Test texts were made at the chosen scales alone")
+    assert scale_tables.curve_source(results) == ""
+    by_paper, steps = protocol.protocol_table(found, "I think", draws=20, seed=0)
+    assert by_paper == {} and list(steps) == ["validation, where chosen", "test, chosen on validation"]
     assert (
-        tables.metrics(found, steps, tables.best_by_latents(found.validation, found.keys), [])["maximum_over_scales"]
+        tables.metrics(found, steps, latent_counts.best_by_latents(found.validation, found.keys), [])[
+            "maximum_over_scales"
+        ]
         == {}
     )
 
 
 def test_plot_rows_are_averages_over_behaviours(results):
-    rows = {(r["method"], r["scale"]): r["BCS"] for r in tables.plot_rows(results)}
+    rows = {(r["method"], r["scale"]): r["BCS"] for r in scale_tables.plot_rows(results)}
     own = results.curve[(results.curve.method == "fgaa") & (results.curve.scale == 0.2)].value
     assert rows["fgaa", 0.2] == round(own.mean(), 4) and len(rows) == 12
 
@@ -231,8 +231,8 @@ def test_the_verdict_follows_the_paired_intervals(results, lo, hi, expected):
 
 
 def test_metrics_hold_counts_and_choices(results):
-    best = tables.best_by_latents(results.validation, KEYS)
-    _, steps = tables.protocol_table(results, PROMPTS[0], draws=5, seed=0)
+    best = latent_counts.best_by_latents(results.validation, KEYS)
+    _, steps = protocol.protocol_table(results, PROMPTS[0], draws=5, seed=0)
     found = tables.metrics(results, steps, best, [{"judge": "hf", "B with local": 0.123456, "samples": 4}])
     assert found["samples"] == {"validation": len(results.validation), "test": len(results.test)}
     assert found["choices"]["fgaa"]["love"]["variant"] == results.choice("fgaa", "love").variant

@@ -149,7 +149,7 @@ def label_claims(labelled: pd.DataFrame, *, margin: float) -> list[Claim]:
 
 
 def negative_latents_claims(best: pd.DataFrame, keys: list[str], default_n2: int) -> list[Claim]:
-    """The claim that negative latents hurt, from tables.best_by_latents; none of a run that tried one n2."""
+    """The claim that negative latents hurt, from latent_counts.best_by_latents; none of a run that tried one n2."""
     most = int(best.n2.max())
     if best.n2.nunique() == 1:
         return []
