@@ -9,13 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
 from fgaa_utils.names import FITS, GRADIENT, UNSEEN
-from fgaa_utils.project import ROOT, STAGES, unknown
+from fgaa_utils.project import ROOT, STAGES, read_yaml, short, unknown
 
 SHARED = ("base", "recipe", "design")  # in the order in which a notebook's parameter is looked up
 DECODER = "decoder"  # the fit of a row without an effect map: a latent's direction is its decoder row
@@ -309,7 +308,7 @@ def _message(error: ErrorDetails, where: str) -> str:
         return str(unknown(kind, last, _keys_at(parents)))
     if error["type"] == "missing":
         return f"{where}: section {section!r} lacks {last}" if parents else f"{where} has no section {last}"
-    return f"{where}: {_spelled(error['loc'])} is {error['input']!r}; it must be {_wanted(error)}"
+    return f"{where}: {_spelled(error['loc'])} is {short(error['input'])}; it must be {_wanted(error)}"
 
 
 def _spelled(loc: Sequence[int | str]) -> str:
@@ -359,7 +358,7 @@ def load_params(path: Path | None = None) -> dict[str, dict[str, Any]]:
 
     Raises: ValueError for anything that check_params refuses.
     """
-    params = yaml.safe_load((path or ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = read_yaml(path or ROOT / "params.yaml")
     check_params(params)
     return params
 

@@ -3,6 +3,7 @@
 import csv
 import difflib
 import json
+import reprlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,32 @@ def metrics_of(stage: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+class _Distinct(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is no plain text", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    """What a YAML file holds.
+
+    Raises: ValueError, a line that names the file and the place, if it is not UTF-8 or not YAML, has a key twice or
+    asks for anything but plain values.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Distinct)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path.name} is not YAML that can be read: {' '.join(str(error).split())}") from error
 
 
 def write_metrics(stage: str, metrics: dict[str, Any]) -> None:
@@ -84,6 +108,13 @@ def write_plot(name: str, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def short(value: object) -> str:
+    """The value as an error shows it: of what is long or deep only the beginning."""
+    cut = reprlib.Repr()
+    cut.maxlevel, cut.maxlist, cut.maxdict, cut.maxstring, cut.maxother = 2, 12, 12, 120, 120
+    return cut.repr(value)
 
 
 def unknown(kind: str, name: object, allowed: list[str]) -> ValueError:

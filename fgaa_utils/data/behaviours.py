@@ -8,12 +8,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from fgaa_utils.names import UNSEEN
-from fgaa_utils.project import DATA, unknown
+from fgaa_utils.project import DATA, read_yaml, short, unknown
 
 FOLDER = DATA / "behaviours"
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and line ends
+MAX_BYTES = 1_000_000  # of a file
+MAX_CHARS = 2_000  # of a text
+MAX_NAME = 60  # characters
 RESERVED = ("shared", "average", "behaviour", "coherence")  # what tables call other things than behaviours
 
 
@@ -34,7 +36,7 @@ class Behaviour:
 
 def _check_keys(content: object, allowed: list[str], where: str) -> None:
     if not isinstance(content, dict):
-        raise ValueError(f"{where} is empty; it needs {', '.join(allowed)}")
+        raise ValueError(f"{where} is empty or no `key: value` lines; it needs {', '.join(allowed)}")
     for key in content:
         if key not in allowed:
             raise unknown(f"key in {where}:", key, allowed)
@@ -44,20 +46,47 @@ def _texts(source: dict, key: str, path: Path) -> tuple[str, ...]:
     texts = source.get(key)
     if not texts or not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
         raise ValueError(f"{path.name}: {key!r} must be a list of non-empty texts")
+    for text in texts:
+        if len(text) > MAX_CHARS:
+            raise ValueError(f"{path.name}: a text of {key!r} has {len(text):,} characters; {MAX_CHARS:,} at most")
+        if control := CONTROL.search(text):
+            raise ValueError(f"{path.name}: {key!r} has the control character {control[0]!r}; take it out")
     return tuple(texts)
+
+
+def _line(content: dict, key: str, path: Path) -> str:
+    """A part that is one line of text."""
+    text = content[key]
+    if not isinstance(text, str) or not text.strip() or CONTROL.search(text):
+        raise ValueError(f"{path.name}: {key} is {short(text)}; it must be text, quoted if it is a number or a date")
+    return text
+
+
+def _name(content: dict, path: Path) -> str:
+    name = _line(content, "name", path)
+    if len(name) > MAX_NAME or "\n" in name:
+        raise ValueError(
+            f"{path.name}: name is {name[:MAX_NAME]!r}...; it must be one line of {MAX_NAME} characters or fewer"
+        )
+    return name
+
+
+def _language(content: dict, path: Path) -> str | None:
+    language = content.get("language")
+    if language is not None and not (isinstance(language, str) and re.fullmatch("[a-z]{2,3}", language)):
+        raise ValueError(f"{path.name}: language is {short(language)}; it must be a code such as fr, or left out")
+    return language
 
 
 def read_behaviour(path: Path) -> Behaviour:
     """The behaviour of one file.
 
-    Raises: ValueError if it is not UTF-8 YAML, lacks a part, has an unknown key or one text on two sides.
+    Raises: ValueError if it is too large, not UTF-8 YAML, lacks a part, has an unknown key or one text on two sides, or
+    a part is of the wrong kind.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not YAML: {error}") from error
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{path.name} has {size:,} bytes; a behaviour is a few dozen sentences, {MAX_BYTES:,} at most")
+    content = read_yaml(path)
     allowed = ["name", "description", "language", "positive", "negative", "judge"]
     _check_keys(content, allowed, path.name)
     if missing := [
@@ -67,13 +96,13 @@ def read_behaviour(path: Path) -> Behaviour:
     _check_keys(content["judge"], ["positive", "negative"], f"judge of {path.name}")
     behaviour = Behaviour(
         key=path.stem,
-        name=content["name"],
-        description=content["description"],
+        name=_name(content, path),
+        description=_line(content, "description", path),
         positive=_texts(content, "positive", path),
         negative=_texts(content, "negative", path),
         judge_positive=_texts(content["judge"], "positive", path),
         judge_negative=_texts(content["judge"], "negative", path),
-        language=content.get("language"),
+        language=_language(content, path),
     )
     _check_disjoint(behaviour, path)
     return behaviour

@@ -22,12 +22,14 @@ import papermill
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.params import load_params, section_of, stage_params
 from fgaa_utils.pipeline.literals import assignment
 from fgaa_utils.project import DATA, METRICS, REPORTS, ROOT, STAGES, unknown
 
 NOTEBOOKS = ROOT / "notebooks"
 RESOURCES = REPORTS / "resources.json"
+EXPECTED = ("ValueError", "OSError", "FileNotFoundError", "PermissionError")  # errors that say what to mend
 COMMENT = 80  # columns of a comment in a parameter cell
 # Of glibc, for the kernels: keep freed memory instead of giving it back. The logits of a large vocabulary are
 # hundreds of megabytes; asking for fresh pages at every pass cost more than the sums over them.
@@ -73,14 +75,15 @@ def source_digest(path: Path) -> str:
 
 
 def check_all_parameters() -> None:
-    """Hold params.yaml against its types and ranges and every notebook, so that a wrong key fails in the first stage,
-    not in its own.
+    """Hold params.yaml against its types and ranges and every notebook, and read the behaviours that it names, so that
+    what is wrong fails in the first stage, not in its own.
 
-    Raises: ValueError naming the key.
+    Raises: ValueError naming the key or the file.
     """
     params = load_params()
     for stage in notebook_stages():
         stage_params(stage, accepted_parameters(notebook_path(stage)), params)
+    read_behaviours(params["base"]["behaviours"])
 
 
 def run_stage(stage: str) -> None:
@@ -218,5 +221,9 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except papermill.PapermillExecutionError as error:
+        if error.ename not in EXPECTED:
+            raise
+        sys.exit(f"error: {error.evalue}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -27,7 +27,7 @@ from fgaa_utils.model.lm import resolve_device
 from fgaa_utils.names import FITS
 from fgaa_utils.params import check_params, load_params
 from fgaa_utils.pipeline.wiring import outputs, related
-from fgaa_utils.project import REPORTS, ROOT, STAGES, frozen_stages, unknown
+from fgaa_utils.project import REPORTS, ROOT, STAGES, frozen_stages, read_yaml, unknown
 
 DEFAULT = "gemma-3-270m"
 QUICK = "quick"
@@ -74,7 +74,7 @@ def read_setting(name: str) -> dict:
 
 
 def _content(name: str) -> dict:
-    return yaml.safe_load(setting_file(name).read_text(encoding="utf-8")) or {}
+    return read_yaml(setting_file(name)) or {}
 
 
 def stage_lists(names: list[str]) -> dict[str, list[str]]:
@@ -233,7 +233,7 @@ def workspace_of(names: list[str]) -> Path:
 def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> None:
     """Lay out the workspace anew, keeping what DVC made there before."""
     params, lists = params_of(names), stage_lists(names)
-    pipeline, lock = (yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in ("dvc.yaml", "dvc.lock"))
+    pipeline, lock = (read_yaml(ROOT / name) for name in ("dvc.yaml", "dvc.lock"))
     for stage in lists["takes"]:
         check_same(params, stage, pipeline, lock["stages"])
     check_ready(params)
