@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown, display
 
-from fgaa_utils.names import CONTROLS, PROMPTING, UNSTEERED
+from fgaa_utils.names import CONTROLS, IMPORTED, PROMPTING, UNSTEERED
 from fgaa_utils.project import REPORTS
 
 _BLIND = "#9a9a9a"  # what knows no behaviour
@@ -22,12 +22,13 @@ COLOURS = {
     "sae_ts": "#e69f00",
     "sae": "#009e73",
     "caa": "#cc79a7",
+    IMPORTED: "#8b6914",
     PROMPTING: "#222222",
     **dict.fromkeys(CONTROLS, _BLIND),
     UNSTEERED: _BLIND,
 }
 # and one mark; no triangle that points up, which shows a chosen scale where costs are drawn
-MARKS = {"ng": "P", "ng_fgaa": "v", "ng_caa": "X", "fgaa": "o", "sae_ts": "s", "sae": "h", "caa": "D"}
+MARKS = {"ng": "P", "ng_fgaa": "v", "ng_caa": "X", "fgaa": "o", "sae_ts": "s", "sae": "h", "caa": "D", IMPORTED: "p"}
 CAPTION = "caption"  # metadata of a shown figure; it becomes the image's alternative text on the pages
 
 

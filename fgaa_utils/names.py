@@ -10,7 +10,9 @@ from dataclasses import dataclass, fields
 PAPER_METHODS = ("caa", "sae", "sae_ts", "fgaa")
 # By natural gradient: CAA's contrast, FGAA's target, and sums of both and of the plain difference of means.
 NATURAL = ("ng_caa", "ng_fgaa", "ng")
-METHODS = PAPER_METHODS + NATURAL
+IMPORTED = "imported"  # vectors of files from elsewhere, if a run is given some
+MADE = PAPER_METHODS + NATURAL  # methods whose vectors are made here
+METHODS = (*MADE, IMPORTED)
 CONTROLS = ("random", "bias", "random_latent", "random_ng")  # vectors that know no behaviour
 PROMPTING, UNSTEERED = "prompting", "unsteered"  # text without a vector
 SHARED = "shared"  # the behaviour of what has none: its texts are scored for every behaviour
@@ -26,6 +28,7 @@ LABELS = {
     "ng_caa": "NG-CAA",
     "ng_fgaa": "NG-FGAA",
     "ng": "NG",
+    IMPORTED: "imported",
     "random": "random vector",
     "bias": "bias direction",
     "random_latent": "random latent",
@@ -42,7 +45,7 @@ Cell = tuple[str, str, str]  # behaviour, method, variant: the columns of that n
 
 def method_order(methods: list[str]) -> list[str]:
     """Methods in the order of tables and figures: natural gradient, FGAA, its baselines, prompting, controls, unsteered."""
-    order = ("ng", "ng_fgaa", "ng_caa", "fgaa", "sae_ts", "sae", "caa", PROMPTING, *CONTROLS, UNSTEERED)
+    order = ("ng", "ng_fgaa", "ng_caa", "fgaa", "sae_ts", "sae", "caa", IMPORTED, PROMPTING, *CONTROLS, UNSTEERED)
     return [m for m in order if m in methods]
 
 

@@ -170,6 +170,13 @@ class Gradients(Section):
     check_rollouts: Count
 
 
+def _files(values: list) -> list:
+    for value in values:
+        if not (ROOT / value).is_file():
+            raise ValueError(f"paths of files that are there; {short(value)} is not")
+    return _distinct(values)
+
+
 class Vectors(Section):
     n1: Counts
     natural_n1: Counts
@@ -177,6 +184,7 @@ class Vectors(Section):
     ranks: Counts
     contrasts: Annotated[int, Field(ge=2, le=4)]
     controls: Count
+    extra: dict[Text, Annotated[list[Text], Field(min_length=1), AfterValidator(_files)]]
 
 
 class Server(Section):
@@ -351,6 +359,19 @@ def _wanted(error: ErrorDetails) -> str:
         "model_type": "`key: value` lines",
     }
     return words[kind].format(**context) if kind in words else error["msg"]
+
+
+def check_extra(extra: dict[str, list[str]], behaviours: list[str]) -> None:
+    """Raises: ValueError if vectors.extra has files for other behaviours than those of the run, or for some alone: a method
+    is compared on all of them."""
+    for key in extra:
+        if key not in behaviours:
+            raise unknown("behaviour in vectors.extra:", key, behaviours)
+    if extra and (lacking := [key for key in behaviours if key not in extra]):
+        raise ValueError(
+            f"vectors.extra has no file for {', '.join(lacking)}; give one for every behaviour, or let base.behaviours be "
+            f"[{', '.join(extra)}]"
+        )
 
 
 def load_params(path: Path | None = None) -> dict[str, dict[str, Any]]:

@@ -7,9 +7,7 @@ in the vector: load it with scale 1 (`llama-cli --control-vector-scaled FILE:1`)
 from pathlib import Path
 
 import numpy as np
-import torch
-from gguf import GGUFReader, GGUFWriter
-from torch import Tensor
+from gguf import GGUFWriter
 
 from fgaa_utils.export.steering import Steering
 
@@ -35,25 +33,3 @@ def write(steering: Steering, folder: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def read(path: Path) -> dict[int, Tensor]:
-    """{block: delta (d_model,)} of a control vector from anywhere.
-
-    Raises: FileNotFoundError if it is not there; ValueError for a file that is no control vector.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        found = GGUFReader(str(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is no GGUF file: {error}") from error
-    deltas = {}
-    for tensor in found.tensors:
-        prefix, _, number = tensor.name.partition(".")
-        if prefix != "direction" or not number.isdigit():
-            raise ValueError(f"{path} holds {tensor.name!r}, so that it is no control vector")
-        deltas[int(number)] = torch.from_numpy(np.array(tensor.data, dtype=np.float32))
-    if not deltas:
-        raise ValueError(f"{path} holds no direction, so that it is no control vector")
-    return deltas

@@ -17,7 +17,7 @@ from fgaa_utils.method.recipe import Recipe
 from fgaa_utils.method.tries import Tries, recipes
 from fgaa_utils.method.vectors import load_vectors
 from fgaa_utils.model.lm import find_blocks, locate
-from fgaa_utils.names import METHODS, VectorName
+from fgaa_utils.names import MADE, VectorName
 from fgaa_utils.params import load_params
 from fgaa_utils.project import DATA, artefact, metrics_of, unknown
 from fgaa_utils.shards import load_tensors
@@ -76,7 +76,7 @@ def of_run(behaviour: str, method: str, *, scale: float | None = None) -> Steeri
     chosen = read_choices(artefact("samples/choices.json"))
     if behaviour not in chosen.behaviours:
         raise unknown("behaviour", behaviour, chosen.keys)
-    steering = [m for m in chosen.methods if m in METHODS]
+    steering = [m for m in chosen.methods if m in MADE]
     if method not in steering:
         raise unknown("method", method, steering)
     if scale is not None and not 0 < scale < float("inf"):

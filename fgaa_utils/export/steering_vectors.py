@@ -7,9 +7,6 @@ SteeringVector({int(k): v for k, v in load_file("FILE").items()}, "decoder_block
 
 from pathlib import Path
 
-from safetensors.torch import load_file
-from torch import Tensor
-
 from fgaa_utils.export.steering import Steering
 from fgaa_utils.shards import save_tensors
 
@@ -22,11 +19,3 @@ def write(steering: Steering, folder: Path) -> Path:
     path = folder / f"{steering.stem}{SUFFIX}"
     save_tensors(path, {str(steering.layer): steering.delta}, layer_type="decoder_block", **steering.record)
     return path
-
-
-def read(path: Path) -> dict[int, Tensor]:
-    """{block: delta (d_model,)} of such a file. Raises: ValueError if its tensors are not named by blocks."""
-    tensors = load_file(path)
-    if not all(name.isdigit() for name in tensors):
-        raise ValueError(f"{path} holds {sorted(tensors)}; its tensors must be named by their blocks, 0, 1, ...")
-    return {int(name): tensor.float() for name, tensor in tensors.items()}

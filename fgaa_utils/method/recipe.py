@@ -24,7 +24,7 @@ from fgaa_utils.method.features import (
 )
 from fgaa_utils.method.gradient_map import GradientMap, damped_solve
 from fgaa_utils.method.vectors import bias_direction, fgaa, sae_row, sae_ts, unit
-from fgaa_utils.names import CONTROLS, FITS, GRADIENT, METHODS, NATURAL, VectorName
+from fgaa_utils.names import CONTROLS, FITS, GRADIENT, MADE, NATURAL, VectorName
 from fgaa_utils.project import unknown
 
 DECODER = "decoder"  # a fit: no effect map, a latent's direction is its decoder row
@@ -68,8 +68,8 @@ class Recipe:
     means: bool | None = None
 
     def __post_init__(self):
-        if self.method not in METHODS + CONTROLS:
-            raise unknown("method", self.method, [*METHODS, *CONTROLS])
+        if self.method not in MADE + CONTROLS:
+            raise unknown("method", self.method, [*MADE, *CONTROLS])
         check_norm(self.target_norm)
         if self.fit in (DECODER, GRADIENT) and self.bias_weight:
             raise ValueError(f"a recipe has fit: {self.fit}, which has no bias; add bias_weight: 0.0 to it")

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from fgaa_utils.data.behaviours import read_behaviours
-from fgaa_utils.params import load_params, section_of, stage_params
+from fgaa_utils.params import check_extra, load_params, section_of, stage_params
 from fgaa_utils.pipeline.literals import assignment
 from fgaa_utils.project import DATA, METRICS, REPORTS, ROOT, STAGES, unknown
 
@@ -83,7 +83,7 @@ def check_all_parameters() -> None:
     params = load_params()
     for stage in notebook_stages():
         stage_params(stage, accepted_parameters(notebook_path(stage)), params)
-    read_behaviours(params["base"]["behaviours"])
+    check_extra(params["vectors"]["extra"], [b.key for b in read_behaviours(params["base"]["behaviours"])])
 
 
 def run_stage(stage: str) -> None:

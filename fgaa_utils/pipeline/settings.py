@@ -240,6 +240,8 @@ def prepare(workspace: Path, names: list[str], *, ablations: bool = False) -> No
     for section, key in PATHS:
         if Path(str(params[section][key])).exists():
             params[section][key] = str(Path(params[section][key]).resolve())  # it is read from another folder
+    extra = params["vectors"]["extra"]
+    params["vectors"]["extra"] = {key: [str((ROOT / file).resolve()) for file in files] for key, files in extra.items()}
     (workspace / "data").mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         _copy(name, workspace)
