@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.method.approximator import load_effect_map
 from fgaa_utils.model.lm import load_model
-from fgaa_utils.names import METHODS
+from fgaa_utils.names import IMPORTED, MADE
 from fgaa_utils.pipeline.settings import WORKSPACES, prepare, read_setting, reproduce
 from fgaa_utils.project import ROOT, STAGES
 from fgaa_utils.sae.load import load_sae, sae_identity
@@ -106,7 +106,7 @@ def finished(run):
 def test_the_whole_pipeline_runs_on_the_papers_files(finished):
     metrics = {path.stem: json.loads(path.read_text()) for path in (finished / "reports" / "metrics").glob("*.json")}
     assert set(metrics) == {stage for stage, notebook in STAGES.items() if notebook} - {"sae", "effects", "compare"}
-    assert {*METHODS, "prompting"} <= set(metrics["evaluation"]["bcs"])
+    assert {*MADE, "prompting"} <= set(metrics["evaluation"]["bcs"])
     assert metrics["evaluation"]["model"].startswith(f"gemma-2-2b:{tiny_hub.REVISION[:16]}")
     assert set(metrics["ablations"]["rows"]) >= {"default", "density_filter off", "fit decoder, bias_weight 0.0"}
     assert (finished / "reports" / "index.html").exists()
@@ -131,11 +131,19 @@ def test_the_papers_protocol_is_asked_of_the_server_and_its_key_kept_nowhere(run
 
 
 @pytest.mark.pipeline
-def test_the_9b_setting_runs_whole_too(hub, tmp_path):
-    (tmp_path / "two.yaml").write_text("base: {behaviours: [london, love]}\n")
+def test_the_9b_setting_runs_whole_too_and_measures_vectors_from_elsewhere(hub, tmp_path):
+    layer, (d_model, _) = str(read_setting("gemma-2-9b")["base"]["layer"]), tiny_hub.SIZES["9b"]
+    files = {key: [str(tmp_path / f"{key}.safetensors")] for key in ("london", "love")}
+    for number, [path] in enumerate(files.values()):
+        save_file({layer: torch.eye(d_model)[number]}, path)
+    two = {"base": {"behaviours": [*files]}, "vectors": {"extra": files}}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(two))
     workspace, _ = run_setting(hub, "gemma-2-9b", "quick", str(TINY), str(tmp_path / "two.yaml"))
     metrics = json.loads((workspace / "reports" / "metrics" / "capability.json").read_text())
     assert metrics["model"].startswith(f"gemma-2-9b:{tiny_hub.REVISION[:16]}")
+    scores = json.loads((workspace / "reports" / "metrics" / "evaluation.json").read_text())["bcs"]
+    assert set(scores[IMPORTED]) == {*files, "average"}
+    assert IMPORTED in metrics["at_chosen_scale"], "and what they cost"
 
 
 @pytest.mark.pipeline
