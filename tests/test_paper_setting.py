@@ -113,6 +113,16 @@ def test_the_whole_pipeline_runs_on_the_papers_files(finished):
 
 
 @pytest.mark.pipeline
+def test_the_playground_opens_on_what_the_run_left(finished, hub):
+    code = "from fgaa_utils.lab.play import Play; p = Play.of_run(); print(*p.vectors('love', 1), p.judge is None)"
+    environment = os.environ | {"PYTHONPATH": str(finished), "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=finished, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *methods, without_judge = done.stdout.split("\n")[-2].split()
+    assert set(methods) == set(MADE) and without_judge == "False", "the local judge is compared with the server's"
+
+
+@pytest.mark.pipeline
 def test_the_papers_protocol_is_asked_of_the_server_and_its_key_kept_nowhere(run):
     finished, server = run
     metrics = json.loads((finished / "reports" / "metrics" / "evaluation.json").read_text())
