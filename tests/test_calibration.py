@@ -5,13 +5,13 @@ import pytest
 
 from fgaa_utils.judges.calibration import (
     FOLDS,
-    auc,
     class_weights,
     fit_calibrated,
     fit_logistic,
     fit_soft,
     grouped_folds,
 )
+from fgaa_utils.stats import area_under_curve
 
 
 def test_a_pair_never_straddles_and_folds_are_even():
@@ -46,8 +46,8 @@ def test_held_out_scores_know_nothing_of_their_text():
     groups = np.arange(240) // 2
     features[1::2] = features[::2] + 0.01 * rng.normal(size=(120, 400))  # a pair across folds would be misled
     weights, bias, held_out = fit_calibrated(features, labels, np.ones(240), groups, np.random.default_rng(0))
-    assert auc(labels, features @ weights + bias) > 0.95
-    assert 0.35 < auc(labels, held_out) < 0.65
+    assert area_under_curve(labels, features @ weights + bias) > 0.95
+    assert 0.35 < area_under_curve(labels, held_out) < 0.65
     assert np.mean((held_out - labels) ** 2) < 0.27  # not confident in noise
 
 
@@ -89,4 +89,4 @@ def test_a_share_counts_as_so_much_of_either_side():
 def test_auc_by_counting_pairs():
     labels, scores = np.array([1, 0, 1, 0]), np.array([0.9, 0.5, 0.5, 0.1])
     pairs = [(p > n) + 0.5 * (p == n) for p in scores[labels == 1] for n in scores[labels == 0]]
-    assert auc(labels, scores) == pytest.approx(np.mean(pairs))
+    assert area_under_curve(labels, scores) == pytest.approx(np.mean(pairs))

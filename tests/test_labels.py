@@ -3,16 +3,18 @@ import pandas as pd
 import pytest
 
 from fgaa_utils.data.behaviours import read_behaviours
+from fgaa_utils.judges import labels as labels_module
 from fgaa_utils.judges.labels import (
     STEERED,
     agreement,
+    fitting_lots,
     judge_bias,
     label_auc,
     last_by_behaviour,
     method_scores,
     read_labels,
-    spearman,
 )
+from fgaa_utils.stats import rank_correlation
 
 KEYS = [b.key for b in read_behaviours()]
 
@@ -26,12 +28,22 @@ def test_shipped_labels_are_enough_and_in_no_training_text():
     assert not known & set(labels.text)
 
 
+def test_a_small_judge_is_fitted_to_some_of_the_lots_that_fit_one():
+    labels = read_labels()
+    whole, some = fitting_lots(labels), fitting_lots(labels, 50)
+    assert len(some) == 50 and some.equals(fitting_lots(labels, 50)) and some.index.isin(whole.index).all()
+    assert (
+        fitting_lots(labels, len(whole)).equals(whole)
+        and not whole.index.isin(labels_module.tested_lots(labels).index).any()
+    )
+
+
 def test_labels_use_the_whole_range_and_annotators_agree():
     labels = read_labels()
     for criterion in ("behaviour", "coherence"):
         a, b = labels[f"a_{criterion}"], labels[f"b_{criterion}"]
         assert set(a) == set(b) == {0, 1, 2, 3}
-        assert spearman(a.to_numpy(), b.to_numpy()) > 0.8 and not a.equals(b)
+        assert rank_correlation(a.to_numpy(), b.to_numpy()) > 0.8 and not a.equals(b)
         np.testing.assert_allclose(labels[f"{criterion}_label"], (a + b) / 6)
 
 
@@ -62,7 +74,7 @@ def test_one_sided_labels_have_no_auc():
 
 
 def test_constant_scores_agree_with_nothing():
-    assert spearman(np.array([0.0, 1.0]), np.array([0.5, 0.5])) == 0
+    assert rank_correlation(np.array([0.0, 1.0]), np.array([0.5, 0.5])) == 0
 
 
 def test_labelled_texts_give_a_score_for_each_method():

@@ -10,13 +10,13 @@ import torch
 from fgaa_utils.data.behaviours import Behaviour, read_behaviours
 from fgaa_utils.data.corpus import load_documents
 from fgaa_utils.judges import readers, readings
-from fgaa_utils.judges.calibration import auc
 from fgaa_utils.judges.fitting import judge_texts
-from fgaa_utils.judges.labels import fitting_lots, label_auc, last_lot, read_labels, spearman
+from fgaa_utils.judges.labels import fitting_lots, label_auc, last_lot, read_labels
 from fgaa_utils.judges.local import LocalJudge
 from fgaa_utils.judges.readings import ReadingStore
 from fgaa_utils.project import MODEL, RAW
 from fgaa_utils.shards import load_tensors
+from fgaa_utils.stats import area_under_curve, rank_correlation
 
 
 def behaviour(key: str, word: str, *, count: int = 20, language: str | None = None) -> Behaviour:
@@ -108,7 +108,7 @@ def test_a_fitted_judge_tells_behaviours_apart(stand_in):
     judge = stand_in(behaviour("love", "love"), behaviour("anger", "hate"))
     held, elsewhere = held_out(judge, "anger"), held_out(judge, "anger", own=False)
     assert held.label.tolist() == [1] * 20 + [0] * 20
-    assert auc(held.label, held.score) == 1
+    assert area_under_curve(held.label, held.score) == 1
     assert elsewhere.label.tolist() == [0] * 20 and elsewhere.score.max() < 0.5  # the negatives of love
     love = judge.behaviour(["love it", "hate it"], "love")
     assert love[0] > 0.5 > love[1]
@@ -259,7 +259,7 @@ def test_every_behaviour_is_judged_well_on_held_out_text(real):
     for key in real.behaviours:
         held = held_out(real, key)
         # The near misses of conspiracy, reports that do not believe what they tell, are the hardest.
-        assert auc(held.label, held.score) > 0.8, key
+        assert area_under_curve(held.label, held.score) > 0.8, key
         assert np.mean((held.score - held.label) ** 2) < 0.19, key
 
 
@@ -268,14 +268,14 @@ def test_coherence_falls_with_severity(real):
     held = held_out(real, "coherence")
     means = held.groupby("severity").score.mean().tolist()
     assert means == sorted(means, reverse=True)
-    assert auc(held.label, held.score) > 0.8
+    assert area_under_curve(held.label, held.score) > 0.8
 
 
 @pytest.mark.real
 def test_coherence_agrees_with_labels_that_trained_nothing(real):
     others = of_last_lot(real)
     scores, known = real.coherence(others.text.tolist()), others.coherence_label.to_numpy()
-    assert spearman(known, scores) > 0.55 and label_auc(known, scores) > 0.75
+    assert rank_correlation(known, scores) > 0.55 and label_auc(known, scores) > 0.75
     assert abs(scores.mean() - known.mean()) < 0.1  # calibrated, not only in the right order
 
 
@@ -284,7 +284,7 @@ def test_behaviours_agree_with_labels_that_trained_nothing(real):
     others = of_last_lot(real)
     scores = np.concatenate([real.behaviour(part.text.tolist(), key) for key, part in others.groupby("behaviour")])
     known = np.concatenate([part.behaviour_label for _, part in others.groupby("behaviour")])
-    assert spearman(known, scores) > 0.8 and abs(scores.mean() - known.mean()) < 0.1
+    assert rank_correlation(known, scores) > 0.8 and abs(scores.mean() - known.mean()) < 0.1
 
 
 @pytest.mark.real

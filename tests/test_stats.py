@@ -2,12 +2,13 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t, ttest_rel
+from scipy.stats import norm, spearmanr, t, ttest_rel
 from scipy.stats.mstats import mquantiles
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from fgaa_utils.stats import (
+    area_under_curve,
     average_draws,
     bcs,
     bcs_draws,
@@ -20,6 +21,7 @@ from fgaa_utils.stats import (
     paired_comparisons,
     paired_difference,
     paired_samples,
+    rank_correlation,
     resample,
 )
 
@@ -314,3 +316,12 @@ def test_what_can_be_detected_grows_with_the_number_of_comparisons():
     alone, of_eight = (detectable_difference(ours, other, comparisons=n) for n in (1, 8))
     assert alone < of_eight < 2 * alone
     assert detectable_difference(10 * ours[:2], 10 * other[:2], comparisons=8) == 1.0, "all that scores can differ by"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_statistics_are_those_of_the_libraries_ties_among_them(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 7, 90) / 6, np.round(rng.normal(size=90), 1)
+    assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+    assert area_under_curve(a > 0.5, b) == pytest.approx(roc_auc_score(a > 0.5, b), abs=1e-12)
+    assert rank_correlation(a, np.ones(90)) == 0 and np.isnan(area_under_curve(np.ones(90), b))

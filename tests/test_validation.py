@@ -12,8 +12,8 @@ from fgaa_utils.judges.labels import (
     last_by_behaviour,
     last_lot,
     method_scores,
-    spearman,
 )
+from fgaa_utils.stats import rank_correlation
 
 BEHAVIOURS, METHODS = ["anger", "love"], ["fgaa", "caa", "prompting"]
 DRAWS = {"draws": 20, "seed": 0}
@@ -84,7 +84,7 @@ def test_another_judge_reads_each_text_of_the_last_lot_once(labels):
     assert scores.notna().all(axis=1).equals(asked)
     found = validation.other_on_labels(labels.join(scores), "hf", BEHAVIOURS)
     rows = labels[asked]
-    expected = spearman(rows.behaviour_label.to_numpy(), np.array([int(t[-1]) for t in rows.text]))
+    expected = rank_correlation(rows.behaviour_label.to_numpy(), np.array([int(t[-1]) for t in rows.text]))
     assert found == {"judge": "hf", "B with labels": round(expected, 4), "C with labels": 1.0, "labelled": 23}
 
 
@@ -111,7 +111,7 @@ def test_agreement_is_that_of_distinct_texts_behaviour_after_behaviour(labels):
     expected = agreement(rows.behaviour_label.to_numpy(), rows.behaviour_score.to_numpy(), **DRAWS)
     assert {name: found["behaviour"][name] for name in expected} == expected
     assert found["behaviour"]["spearman"]["n"] == 47 and found["coherence"]["spearman"]["n"] == 35
-    assert found["love"]["annotators"] == round(spearman(*(rows.loc[rows.behaviour == "love", f"{x}_behaviour"].to_numpy() for x in "ab")), 4)  # fmt: skip
+    assert found["love"]["annotators"] == round(rank_correlation(*(rows.loc[rows.behaviour == "love", f"{x}_behaviour"].to_numpy() for x in "ab")), 4)  # fmt: skip
     assert found["coherence"]["annotators"] == 1
 
 

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
 
 from fgaa_utils.project import DATA
-from fgaa_utils.stats import average_estimate, bcs, estimate, resample
+from fgaa_utils.stats import area_under_curve, average_estimate, bcs, estimate, rank_correlation, resample
 
 STEERED = DATA / "labels" / "steered.csv"
 TOP = 3  # highest label
@@ -66,17 +64,9 @@ def last_by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFra
     return pd.concat([part[part.index.isin(last)] for part in parts]) if parts else labels.head(0)
 
 
-def spearman(labels: NDArray, scores: NDArray) -> float:
-    """Rank correlation; 0 if one side is constant."""
-    if np.ptp(labels) == 0 or np.ptp(scores) == 0:
-        return 0.0
-    return float(spearmanr(labels, scores)[0])
-
-
 def label_auc(labels: NDArray, scores: NDArray) -> float:
     """Area under the ROC curve for labels above CLEAR; NaN if all lie on one side."""
-    clear = labels > CLEAR
-    return float(roc_auc_score(clear, scores)) if clear.any() and not clear.all() else float("nan")
+    return area_under_curve(labels > CLEAR, scores)
 
 
 def agreement(labels: NDArray, scores: NDArray, *, draws: int, seed: int) -> dict[str, dict[str, float] | None]:
@@ -91,7 +81,7 @@ def agreement(labels: NDArray, scores: NDArray, *, draws: int, seed: int) -> dic
     labels, scores = labels[scored], scores[scored]
     index = resample(np.zeros(len(labels)), draws, np.random.default_rng(seed))
     table: dict[str, dict[str, float] | None] = {}
-    for name, metric in (("spearman", spearman), ("auc", label_auc)):
+    for name, metric in (("spearman", rank_correlation), ("auc", label_auc)):
         value = metric(labels, scores)
         values = np.array([metric(labels[i], scores[i]) for i in index])
         known = not np.isnan(value)
@@ -143,7 +133,7 @@ def rank_correlations(scores: dict[str, pd.DataFrame], reference: str) -> pd.Dat
             both = frame.notna().all(axis=1) & scores[reference].notna().all(axis=1)
             pairs = {c: (frame[c][both].to_numpy(), scores[reference][c][both].to_numpy()) for c in ("B", "C")}
             n = int(np.sum(both))
-            rows[name] = {c: spearman(*pair) if n > 1 else np.nan for c, pair in pairs.items()} | {"n": n}
+            rows[name] = {c: rank_correlation(*pair) if n > 1 else np.nan for c, pair in pairs.items()} | {"n": n}
     return pd.DataFrame(rows).T
 
 

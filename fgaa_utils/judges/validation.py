@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import brier_score_loss
 
-from fgaa_utils.judges.calibration import auc
 from fgaa_utils.judges.choose import announce, judge_rows
 from fgaa_utils.judges.criteria import COHERENCE
 from fgaa_utils.judges.labels import (
@@ -23,10 +21,16 @@ from fgaa_utils.judges.labels import (
     last_lot,
     method_scores,
     rank_correlations,
-    spearman,
 )
 from fgaa_utils.judges.local import Judge
-from fgaa_utils.stats import bootstrap_metric, estimate, paired_comparisons, paired_difference
+from fgaa_utils.stats import (
+    area_under_curve,
+    bootstrap_metric,
+    estimate,
+    paired_comparisons,
+    paired_difference,
+    rank_correlation,
+)
 
 BEHAVIOUR = "behaviour"  # as a criterion: all behaviours together
 ENOUGH = 20  # labelled texts that clearly show a behaviour, for its agreement to say something
@@ -94,12 +98,17 @@ def other_on_labels(labelled: pd.DataFrame, kind: str, behaviours: list[str]) ->
     return {"judge": kind} | values | {"labelled": int(found.n)}
 
 
+def brier_score(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean squared error of scores (n,) for labels (n,) of 0 and 1."""
+    return float(np.mean((scores - labels) ** 2))
+
+
 def quality(heldout: pd.DataFrame, *, draws: int, seed: int) -> dict[str, dict]:
     """{criterion: {"auc": {value, lo, hi, n}, and of a behaviour "brier"}} on held-out text, bootstrapped over texts."""
     found = {}
     for criterion, rows in heldout[heldout.own].groupby("criterion", sort=False):
         labels, scores = rows.label.to_numpy(), rows.score.to_numpy()
-        metrics = {"auc": auc} if criterion == COHERENCE else {"auc": auc, "brier": brier_score_loss}
+        metrics: dict = {"auc": area_under_curve} | ({} if criterion == COHERENCE else {"brier": brier_score})
         found[criterion] = {}
         for name, metric in metrics.items():
             spread = bootstrap_metric(metric, labels, scores, draws=draws, seed=seed)
@@ -127,7 +136,7 @@ def agreement_on_steered(labelled: pd.DataFrame, behaviours: list[str], *, draws
     found: dict[str, dict] = {}
     for name, part in steered_parts(labelled, behaviours).items():
         found[name] = agreement(*columns_of(name, part, "label", "score"), draws=draws, seed=seed)
-        found[name]["annotators"] = round(spearman(*columns_of(name, part, "a", "b")), 4)
+        found[name]["annotators"] = round(rank_correlation(*columns_of(name, part, "a", "b")), 4)
     return found
 
 
