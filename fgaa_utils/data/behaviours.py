@@ -133,7 +133,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_behaviours(names: list[str] | str = "all", folder: Path = FOLDER) -> list[Behaviour]:
-    """All behaviours of the folder, those of its folder `development` or `test`, or those named by their file stems, from
+    """All behaviours of the folder, those of one of its folders (see names.UNSEEN), or those named by their file stems, from
     anywhere there; in alphabetical order.
 
     Raises: ValueError for an unknown name, a file name that cannot be used, or two files with one stem or display name.
