@@ -46,9 +46,6 @@ def with_natural(ng, corrected=None, **p):
     scores = SCORES | {"ng": ng, "ng_fgaa": 0.42, "ng_caa": 0.3}
     found = evaluation(scores)
     found["paired_natural"] = of_ng(scores, p)
-    found["choices"] = {
-        "ng": {"love": {"variant": "n1=128,n2=0,white=1,means=1"}, "anger": {"variant": "n1=128,n2=0,white=1"}}
-    }
     if corrected:
         bcs = {m: entry(value) for m, value in corrected.items()}
         found["corrected"] = {
@@ -67,22 +64,26 @@ def of_ng(scores, p):
 def test_fgaa_wins_only_if_every_difference_is_decided():
     won = v.run_sentence(evaluation(sae_ts=0.01, sae=0.01, caa=0.0001))
     assert won == (
-        "**On this behaviour, on which methods were tuned, of the steering methods FGAA wins.** By the judge alone FGAA has "
-        "0.40 [0.30, 0.50], prompting 0.50 and SAE-TS 0.30."
+        "**On this behaviour, of the steering methods FGAA wins.** By the judge alone FGAA has an average BCS (behaviour times "
+        "coherence) of 0.40 [0.30, 0.50], prompting 0.50 and SAE-TS 0.30."
     )
     tied = v.run_sentence(evaluation(sae_ts=0.3, sae=0.01, caa=0.0001))
     assert "of the steering methods none is shown to be the best.**" in tied
-    assert tied.endswith("(9 behaviours find a true difference of 0.18 from FGAA four times in five).")
+    assert tied.endswith("; FGAA and SAE-TS would be told apart, four times in five, at a true difference of 0.18.")
     lost = v.run_sentence(evaluation(SCORES | {"caa": 0.6}, caa=0.0004))
-    assert "FGAA loses to CAA.** By the judge alone FGAA has 0.40 [0.30, 0.50], CAA 0.60 and prompting 0.50." in lost
+    assert "FGAA loses to CAA.**" in lost and lost.endswith("of 0.40 [0.30, 0.50], CAA 0.60 and prompting 0.50.")
+    one = evaluation()
+    for entry_ in one["paired"].values():
+        entry_["n"] = 1
+    assert "told apart, four" not in v.run_sentence(one), "one behaviour finds nothing"
 
 
 def test_natural_gradient_is_set_against_the_papers_methods_and_prompting():
     said = v.run_sentence(with_natural(0.45, fgaa=0.3, sae_ts=0.01, sae=0.001, caa=0.2, prompting=0.9))
     assert said.startswith(
-        "**On this behaviour, on which methods were tuned, NG beats SAE and SAE-TS, and is not told apart from CAA, FGAA and "
-        "prompting; of the paper's methods none is shown to be the best.** By the judge alone NG has 0.45 [0.35, 0.55], "
-        "prompting 0.50, FGAA 0.40 and SAE-TS 0.30 ("
+        "**On this behaviour NG beats SAE and SAE-TS, and is not told apart from CAA, FGAA and prompting; of the paper's methods "
+        "none is shown to be the best.** By the judge alone NG has an average BCS (behaviour times coherence) of "
+        "0.45 [0.35, 0.55], prompting 0.50, FGAA 0.40 and SAE-TS 0.30; FGAA and SAE-TS would"
     )
 
 
@@ -92,11 +93,12 @@ CORRECTED = {"fgaa": 0.25, "sae_ts": 0.2, "sae": 0.2, "caa": 0.3, "prompting": 0
 def test_scores_corrected_by_labels_decide():
     found = with_natural(0.45, CORRECTED, fgaa=0.01, prompting=0.001, caa=0.02)
     assert v.run_sentence(found).startswith(
-        "**On this behaviour, on which methods were tuned, NG loses to CAA, FGAA and prompting, and is not told apart from "
-        "SAE and SAE-TS; of the paper's methods FGAA loses to CAA.** Corrected by labels of 720 of the texts NG has 0.20"
+        "**On this behaviour NG loses to CAA, FGAA and prompting, and is not told apart from SAE and SAE-TS; of the paper's "
+        "methods FGAA loses to CAA.** Corrected by labels of 720 of the texts NG has an average BCS (behaviour times coherence) "
+        "of 0.20"
     )
     table = v.summary_table(found, price())
-    assert table.loc["NG", "BCS, this behaviour"] == "0.20 [0.10, 0.30]"
+    assert table.loc["NG", "BCS, this behaviour, corrected by labels"] == "0.20 [0.10, 0.30]"
     assert table.loc["NG", "by the judge alone"] == "0.45 [0.35, 0.55]"
 
 
@@ -107,36 +109,39 @@ def test_ng_whose_texts_nobody_labelled_is_told_by_the_judge():
     assert "BCS, this behaviour, by the judge" in v.summary_table(found, price())
 
 
-def test_what_the_labels_overrule_is_named():
+def test_what_the_judge_alone_decides_otherwise_is_named_each_pair_once():
     agreeing = with_natural(0.45, CORRECTED)
-    assert v.judge_sentence([agreeing], judge()) == (
-        "**The judge alone would have decided the same.** On labelled texts its score of behaviour less the label is from "
+    assert v.judge_sentence(agreeing, judge()) == (
+        "**The judge alone would have decided the same.** On the labelled texts its score of behaviour less the label is from "
         "+0.10 (SAE-TS) to +0.30 (FGAA)."
     )
-    overruled = with_natural(0.45, CORRECTED)
-    overruled["paired_natural"]["caa"]["p"] = 0.01
-    overruled["corrected"]["paired"]["fgaa"]["sae"]["p"] = 0.01
-    assert v.judge_sentence([overruled, evaluation()], judge()).startswith(
-        "**The labels overrule the judge:** by it alone FGAA is not told apart from SAE on this behaviour and NG beats CAA on "
-        "this behaviour. On labelled texts its"
+    other = with_natural(0.45, CORRECTED)
+    other["paired_natural"]["caa"]["p"] = other["paired_natural"]["fgaa"]["p"] = 0.01
+    other["corrected"]["paired"]["fgaa"]["sae"]["p"] = 0.01
+    other["paired"]["ng"] |= {"p": 0.01}
+    assert v.judge_sentence(other, judge()).startswith(
+        "**By the judge alone NG beats FGAA, NG beats CAA and FGAA is not told apart from SAE.** On the labelled texts its"
     )
 
 
 @pytest.mark.parametrize("none", [None, {"labelled_bcs": {}, "labelled_paired": {}, "judge_bias": {}}])
 def test_without_labels_the_sentences_say_so(none):
-    assert v.judge_sentence([evaluation()], none).startswith("**No labels.**")
-    assert "Nobody has labelled texts of this run" in v.judge_sentence([evaluation()], judge())
+    assert v.judge_sentence(evaluation(), none).startswith("**No labels.**")
+    assert "Nobody has labelled texts of this run" in v.judge_sentence(evaluation(), judge())
 
 
 @pytest.mark.parametrize(
-    ("caa", "cheapest", "less"), [(3.0, "SAE", "costs less than any vector"), (1.1, "CAA", "costs more")]
+    ("caa", "said"),
+    [
+        (3.0, "SAE raises perplexity least of the steering methods, prompting less than any of them"),
+        (1.1, "CAA raises perplexity least of the steering methods, prompting more than CAA"),
+    ],
 )
-def test_the_price_is_placed_among_the_steering_methods(caa, cheapest, less):
+def test_the_price_is_placed_among_the_steering_methods(caa, said):
     sentence = v.price_sentence(price(caa=caa))
-    assert sentence.startswith(
-        f"**Of the steering methods {cheapest} costs least at the chosen scales; prompting {less}.**"
-    )
-    assert "is multiplied by FGAA 15.0 [14.9, 15.1] and prompting 1.2 [1.1, 1.3]; accuracy" in sentence
+    assert sentence.startswith(f"**At the chosen scales {said}.**")
+    least = "SAE 2.5 [2.4, 2.6]" if caa == 3.0 else "CAA 1.1 [1.0, 1.2]"
+    assert f"is multiplied by FGAA 15.0 [14.9, 15.1], {least} and prompting 1.2 [1.1, 1.3]; accuracy" in sentence
     assert "random" not in sentence
 
 
@@ -152,15 +157,15 @@ def test_what_no_choice_had_seen_comes_first():
     first, *rest = v.verdict(evaluation(), judge(), price(), unseen)
     assert len(rest) == 3
     assert first == (
-        "**On 1 behaviours that no method was tuned on, steering by natural gradient (NG) beats CAA, SAE, SAE-TS and FGAA, and "
-        "is not told apart from prompting.** By the judge alone NG has an average BCS (behaviour times coherence) of "
+        "**On one behaviour that no method was tuned on, steering by natural gradient (NG) beats CAA, SAE, SAE-TS and FGAA, and is "
+        "not told apart from prompting.** By the judge alone NG has an average BCS (behaviour times coherence) of "
         "0.45 [0.35, 0.55], prompting 0.50, FGAA 0.40 and SAE-TS 0.30."
     )
     sure = with_natural(0.45, CORRECTED, prompting=0.001)
     assert "Corrected by labels of 720 of the texts NG has" in v.unseen_sentence(sure)
     table = v.summary_table(evaluation(), price(), sure)
-    assert table.loc["FGAA", "BCS, 1 unseen behaviours"] == "0.25 [0.15, 0.35]"
-    assert table.loc["prompting", "NG less it there"] == "-0.20 [-0.30, -0.10], p = 0.001"
+    assert table.loc["FGAA", "BCS, one unseen behaviour, corrected by labels"] == "0.25 [0.15, 0.35]"
+    assert table.loc["prompting", "NG minus it, on the 1"] == "-0.20 [-0.30, -0.10], p = 0.001"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def verdict(evaluation: dict, judge: dict | None, capability: dict | None, unsee
     return [
         *([unseen_sentence(unseen)] if unseen else []),
         run_sentence(evaluation),
-        judge_sentence([run for run in (unseen, evaluation) if run], judge),
+        judge_sentence(evaluation, judge),
         *([price_sentence(capability)] if capability else []),
     ]
 
@@ -32,42 +32,45 @@ def verdict(evaluation: dict, judge: dict | None, capability: dict | None, unsee
 def unseen_sentence(evaluation: dict) -> str:
     """NG on behaviours that no method was tuned on, against each method of the paper and prompting."""
     paired = differences(evaluation, NG)
-    return (
-        f"**On {count_of(evaluation)} behaviours that no method was tuned on, steering by natural gradient (NG) {place(paired)}.** "
-        f"{source(evaluation)} NG has an average BCS (behaviour times coherence) of {standing(evaluation, NG)}."
-    )
+    where = f"On {of_behaviours(evaluation, 'behaviours')} that no method was tuned on"
+    return f"**{where}, steering by natural gradient (NG) {place(paired)}.** {standing(evaluation, NG)}."
 
 
 def run_sentence(evaluation: dict) -> str:
     """NG, and the paper's methods among themselves, on the behaviours of this run; FGAA alone where there is no NG."""
     papers = [m for m in PAPER_METHODS if m in scores_of(evaluation)]
-    paired = differences(evaluation, FGAA)
-    best = headline(papers, paired)
-    where = f"On {of_behaviours(evaluation)}, on which methods were tuned"
+    best = headline(papers, differences(evaluation, FGAA))
+    where = f"On {of_behaviours(evaluation)}"
     if NG in scores_of(evaluation):
-        said = f"{where}, NG {place(differences(evaluation, NG))}; of the paper's methods {best}"
+        said = f"{where} NG {place(differences(evaluation, NG))}; of the paper's methods {best}"
     else:
         said = f"{where}, of the steering methods {best}"
     first = NG if NG in scores_of(evaluation) else FGAA
-    found = f"**{said}.** {source(evaluation)} {LABELS[first]} has {standing(evaluation, first)}"
-    entry = paired[max((m for m in papers if m != FGAA), key=lambda m: scores_of(evaluation)[m]["value"])]
-    if entry["p"] < LEVEL:
-        return f"{found}."
-    return f"{found} ({entry['n']} behaviours find a true difference of {entry['detectable']:.2f} from FGAA four times in five)."
+    return f"**{said}.** {standing(evaluation, first)}{power(evaluation)}."
 
 
-def judge_sentence(runs: list[dict], judge: dict | None) -> str:
-    """What the judge alone would say otherwise than the labels, of the runs whose texts were labelled, and whom it favours."""
+def power(evaluation: dict) -> str:
+    """What the run could have found, if FGAA and the paper's best other method are not told apart."""
+    other, paired = best_rival(evaluation), differences(evaluation, FGAA)
+    entry = paired[other]
+    if entry["p"] < LEVEL or entry["n"] < 2:
+        return ""
+    return f"; FGAA and {LABELS[other]} would be told apart, four times in five, at a true difference of {entry['detectable']:.2f}"
+
+
+def judge_sentence(evaluation: dict, judge: dict | None) -> str:
+    """What the judge alone would decide otherwise than the labels of this run's texts, and how far it is from labels."""
     if not judge or not judge["judge_bias"]:
         return "**No labels.** Nobody has labelled texts of this run, so that its judge is all there is."
-    changed = [said for run in runs for said in overruled(run)]
-    labelled = [run for run in runs if labels_of(run)]
-    if not labelled:
-        said = "**Nobody has labelled texts of this run, so that its judge decides.** On texts of an earlier one"
+    changed = decided_otherwise(evaluation)
+    if not labels_of(evaluation):
+        said = (
+            "**Nobody has labelled texts of this run, so that its judge decides.** On labelled texts of an earlier one"
+        )
     elif changed:
-        said = f"**The labels overrule the judge:** by it alone {listed(changed)}. On labelled texts"
+        said = f"**By the judge alone {listed(changed)}.** On the labelled texts"
     else:
-        said = "**The judge alone would have decided the same.** On labelled texts"
+        said = "**The judge alone would have decided the same.** On the labelled texts"
     bias = {m: entry["value"] for m, entry in judge["judge_bias"]["behaviour"].items()}
     low, high = min(bias, key=lambda m: bias[m]), max(bias, key=lambda m: bias[m])
     return (
@@ -76,35 +79,31 @@ def judge_sentence(runs: list[dict], judge: dict | None) -> str:
     )
 
 
-def overruled(evaluation: dict) -> list[str]:
-    """The differences of NG and FGAA that the judge alone decides otherwise than the labels, as it has them."""
-    where = of_behaviours(evaluation).replace("these", "the")
+def decided_otherwise(evaluation: dict) -> list[str]:
+    """The differences of NG, then of FGAA, that the judge alone decides otherwise than the labels, as the judge has them."""
     said = []
-    for method, corrected in (labels_of(evaluation) or {}).get("paired", {}).items():
-        alone = by_the_judge(evaluation, method)
-        others = [m for m in corrected if m in alone and m not in (FGAA if method == NG else NG)]
-        for m in others:
-            if outcome(alone[m]) != outcome(corrected[m]):
-                said.append(f"{LABELS[method]} {outcome(alone[m])} {LABELS[m]} on {where}")
+    for method in (NG, FGAA):
+        corrected = (labels_of(evaluation) or {}).get("paired", {}).get(method, {})
+        alone = by_the_judge(evaluation, method) if corrected else {}
+        for m in method_order([*corrected]):
+            known = method == FGAA and m == NG  # said of NG already
+            if not known and outcome(alone[m]) != outcome(corrected[m]):
+                said.append(f"{LABELS[method]} {outcome(alone[m])} {LABELS[m]}")
     return said
 
 
 def price_sentence(capability: dict) -> str:
-    """What the methods cost at their chosen scales: the cheapest, and NG, FGAA and prompting."""
+    """What the methods cost at their chosen scales: the steering method of the lowest perplexity, NG, FGAA and prompting."""
     price = capability["at_chosen_scale"]
-    ratio = {m: entry["perplexity_ratio"]["value"] for m, entry in price.items() if m in METHODS}
-    cheapest = min(ratio, key=lambda m: ratio[m])
-    told = [m for m in (NG, FGAA, PROMPTING) if m in price]
+    ratio = {m: entry["perplexity_ratio"]["value"] for m, entry in price.items() if m in (*METHODS, PROMPTING)}
+    least = min((m for m in ratio if m in METHODS), key=lambda m: ratio[m])
+    prompting = "less than any of them" if ratio[PROMPTING] < ratio[least] else f"more than {LABELS[least]}"
+    told = [m for m in method_order([*price]) if m in {NG, FGAA, least, PROMPTING}]
     times = listed(f"{LABELS[m]} {with_interval(price[m]['perplexity_ratio'], '.1f')}" for m in told)
     accuracy = listed(f"{LABELS[m]} {with_interval(price[m]['accuracy_change'], '+z.2f')}" for m in told)
-    less = (
-        "costs less than any vector"
-        if price[PROMPTING]["perplexity_ratio"]["value"] < ratio[cheapest]
-        else "costs more"
-    )
     return (
-        f"**Of the steering methods {LABELS[cheapest]} costs least at the chosen scales; prompting {less}.** The perplexity of "
-        f"held-out text is multiplied by {times}; accuracy on multiple choice changes by {accuracy}."
+        f"**At the chosen scales {LABELS[least]} raises perplexity least of the steering methods, prompting {prompting}.** That "
+        f"of held-out text is multiplied by {times}; accuracy on multiple choice changes by {accuracy}."
     )
 
 
@@ -120,13 +119,20 @@ def source(evaluation: dict) -> str:
     return f"Corrected by labels of {corrected['labels']:,} of the texts" if corrected else "By the judge alone"
 
 
-def standing(evaluation: dict, method: str) -> str:
-    """`0.37 [0.29, 0.44], prompting 0.41, CAA 0.31 and FGAA 0.24`: a method's score and, in their order, those of prompting,
-    FGAA and the highest of the paper's methods."""
+def best_rival(evaluation: dict) -> str:
+    """The highest of the paper's methods but FGAA."""
     scores = scores_of(evaluation)
-    best = max((m for m in PAPER_METHODS if m in scores and m != FGAA), key=lambda m: scores[m]["value"])
-    others = sorted({FGAA, best, PROMPTING} - {method}, key=lambda m: -scores[m]["value"])
-    return listed([f"{with_interval(scores[method])}", *(f"{LABELS[m]} {scores[m]['value']:.2f}" for m in others)])
+    return max((m for m in PAPER_METHODS if m in scores and m != FGAA), key=lambda m: scores[m]["value"])
+
+
+def standing(evaluation: dict, method: str) -> str:
+    """`By the judge alone NG has an average BCS (behaviour times coherence) of 0.37 [0.29, 0.44], prompting 0.41 and so on`: a
+    method's score and, in their order, those of prompting, FGAA and the highest of the paper's other methods."""
+    scores = scores_of(evaluation)
+    others = [m for m in (FGAA, best_rival(evaluation), PROMPTING) if m != method]
+    told = [f"{LABELS[m]} {scores[m]['value']:.2f}" for m in sorted(others, key=lambda m: -scores[m]["value"])]
+    own = f"{LABELS[method]} has an average BCS (behaviour times coherence) of {with_interval(scores[method])}"
+    return f"{source(evaluation)} {listed([own, *told])}"
 
 
 def scores_of(evaluation: dict) -> dict[str, dict]:
@@ -182,16 +188,16 @@ def summary_table(evaluation: dict, capability: dict | None, unseen: dict | None
     of_unseen = scores_of(unseen) if unseen else {}
     leads = differences(unseen, NG) if unseen else {}
     corrected = (labels_of(evaluation) or {}).get("bcs", {})
-    first = f"BCS, {count_of(unseen)} unseen behaviours" if unseen else ""
-    here = f"BCS, {of_behaviours(evaluation)}"
+    first = f"BCS, {heading(unseen, 'unseen behaviours')}" if unseen else ""
+    leads_of = f"NG minus it, on the {count_of(unseen)}" if unseen else ""
     rows = {}
     for method in method_order(list(evaluation["bcs"])):
         if method not in CONTROLS:
             cost = price.get(method, {})
             rows[LABELS[method]] = {
                 first: shown(of_unseen.get(method)),
-                "NG less it there": lead(leads.get(method)),
-                here if corrected else f"{here}, by the judge": shown((corrected or judged(evaluation)).get(method)),
+                leads_of: lead(leads.get(method)),
+                f"BCS, {heading(evaluation)}": shown((corrected or judged(evaluation)).get(method)),
                 "by the judge alone": shown(judged(evaluation)[method]) if corrected else "",
                 "perplexity, times": shown(cost.get("perplexity_ratio"), ".1f"),
                 "accuracy, change": shown(cost.get("accuracy_change"), "+z.2f"),
@@ -213,10 +219,17 @@ def count_of(evaluation: dict) -> int:
     return len(set(next(iter(evaluation["bcs"].values()))) - {"average"})
 
 
-def of_behaviours(evaluation: dict) -> str:
-    """`these 9 behaviours`."""
+def of_behaviours(evaluation: dict, what: str = "these") -> str:
+    """`these 9 behaviours`, or `36 behaviours` of another kind `what`."""
     count = count_of(evaluation)
+    if what != "these":
+        return f"{count} {what}" if count > 1 else f"one {what.removesuffix('s')}"
     return f"these {count} behaviours" if count > 1 else "this behaviour"
+
+
+def heading(evaluation: dict, what: str = "these") -> str:
+    """`36 unseen behaviours, corrected by labels`."""
+    return f"{of_behaviours(evaluation, what)}, {'corrected by labels' if labels_of(evaluation) else 'by the judge'}"
 
 
 def behaviour_table(evaluation: dict) -> pd.DataFrame:

@@ -10,7 +10,9 @@ from fgaa_utils.project import REPORTS, ROOT, frozen_stages, metrics_of, read_ya
 
 NOTE = (
     "BCS is mean behaviour times mean coherence, from 0 to 1, averaged over behaviours; in brackets 95 % intervals. Variant "
-    "and scale of every method were chosen on validation prompts, the scores are from other prompts."
+    "and scale of every method were chosen on validation prompts, the scores are from other prompts. FGAA, SAE-TS, SAE and CAA "
+    "are the paper's methods; NG, NG-FGAA and NG-CAA, by natural gradient, are ours. Prompting puts positive texts before the "
+    "opener and steers nothing."
 )
 COSTS = " Perplexity and accuracy are those at the chosen scales against the unsteered model."
 UNSEEN = "unseen"  # the setting of behaviours that no method was tuned on
