@@ -38,16 +38,21 @@ def play(tiny, tiny_sae):
     )
 
 
-def test_every_method_has_a_vector_of_unit_norm(play):
-    found = play.vectors("love", 2)
-    assert set(found) == set(MADE) and found is play.vectors("love", 2), "made once"
+def test_every_method_has_its_vector_of_unit_norm(play):
+    found = {method: play.vector("love", method, 2) for method in MADE}
     for vector in found.values():
         torch.testing.assert_close(vector.norm(), torch.tensor(1.0))
-    assert not torch.allclose(found["fgaa"], play.vectors("love", 1)["fgaa"])
+    assert found["ng"] is play.vector("love", "ng", 2), "made once"
+    assert not torch.allclose(found["fgaa"], play.vector("love", "fgaa", 1))
+    loving, plain = (side.mean(dim=0) for side in play.ingredients.resid[False]["love"])
+    torch.testing.assert_close(found["caa"], torch.nn.functional.normalize(loving - plain, dim=0))
+    assert torch.equal(found["sae"], play.vector("love", "sae", 128)), "n1 is not its"
+    with pytest.raises(ValueError, match="n1 is 128 for love"):
+        play.vector("love", "fgaa", 128)
 
 
 def test_a_pair_is_the_text_without_and_with_the_vector_from_the_same_numbers(play, tiny):
-    vector = play.vectors("love", 2)["caa"]
+    vector = play.vector("love", "caa", 2)
     pairs = list(play.pairs(vector, 0.5, "the cat", seed=3, samples=2, new_tokens=6))
     assert pairs == list(play.pairs(vector, 0.5, "the cat", seed=3, samples=2, new_tokens=6))
     assert pairs[0] != pairs[1] and pairs[0].plain != pairs[0].steered
@@ -60,7 +65,7 @@ def test_a_pair_is_the_text_without_and_with_the_vector_from_the_same_numbers(pl
 
 
 def test_latents_are_what_the_gradient_expects_and_what_the_texts_did(play, tiny, tiny_sae):
-    vector = play.vectors("love", 2)["ng"]
+    vector = play.vector("love", "ng", 2)
     pairs = list(play.pairs(vector, 0.5, "the cat", samples=2, new_tokens=5))
     found = play.latents(vector, 0.5, pairs, "the cat", count=3)
     expected = play.strength.coeff(vector, 0.5) * (vector @ play.ingredients.gradients.G)
@@ -79,9 +84,9 @@ def test_latents_are_what_the_gradient_expects_and_what_the_texts_did(play, tiny
 def test_a_behaviour_of_ones_own_is_steered_like_the_others(play):
     key = play.add("Blue & red", "blue red blue\n\n red ", "one two\nthe mat")
     assert key == "blue_red" and play.names[key] == "Blue & red"
-    first = play.vectors(key, 1)["caa"]
+    first = play.vector(key, "caa", 1)
     play.add("Blue & red", "green green", "one two")
-    assert not torch.allclose(first, play.vectors(key, 1)["caa"]), "a second try replaces the first"
+    assert not torch.allclose(first, play.vector(key, "caa", 1)), "a second try replaces the first"
     for name, positive, negative, said in (
         ("Love", "a", "b", "not be a behaviour of the run"),
         (" ! ", "a", "b", "must have letters"),

@@ -114,7 +114,7 @@ def test_the_whole_pipeline_runs_on_the_papers_files(finished):
 
 @pytest.mark.pipeline
 def test_the_playground_opens_on_what_the_run_left(finished, hub):
-    code = "from fgaa_utils.lab.play import Play; p = Play.of_run(); print(*p.vectors('love', 1), p.judge is None)"
+    code = "from fgaa_utils.lab.play import Play; from fgaa_utils.names import MADE; p = Play.of_run(); print(*[m for m in MADE if p.vector('love', m, 1).norm() > 0.99], p.judge is None)"
     environment = os.environ | {"PYTHONPATH": str(finished), "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=finished, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

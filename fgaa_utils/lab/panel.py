@@ -48,7 +48,7 @@ class Panel:
     def _guarded(self, act) -> None:
         try:
             act()
-        except ValueError as error:
+        except (ValueError, OSError, RuntimeError) as error:  # the last: out of memory
             self.shown.value = f"<p style='color:#b00020'>{html.escape(str(error))}</p>"
 
     def _add(self) -> None:
@@ -60,7 +60,7 @@ class Panel:
     def _write(self) -> None:
         """Pairs appear one by one, then their scores and latents."""
         key, prompt, nats = self.behaviour.value, self.prompt.value, self.nats.value
-        vector = self.play.vectors(key, self.n1.value)[self.method.value]
+        vector = self.play.vector(key, self.method.value, self.n1.value)
         pairs = []
         for pair in self.play.pairs(vector, nats, prompt, seed=self.seed.value):
             pairs.append(pair)

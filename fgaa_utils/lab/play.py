@@ -17,11 +17,9 @@ from fgaa_utils.method.features import promoted_tokens, text_means
 from fgaa_utils.method.gradient_map import GradientMap
 from fgaa_utils.method.recipe import Ingredients, Recipe, only, read_ingredients, steering_vectors
 from fgaa_utils.method.tries import Tries, recipes
-from fgaa_utils.method.vector_tables import typical
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.generate import SamplingParams, generate_batch, row_seeds
 from fgaa_utils.model.lm import LanguageModel
-from fgaa_utils.names import CONTROLS
 from fgaa_utils.params import load_params
 from fgaa_utils.project import DATA, MODEL, artefact
 from fgaa_utils.sae.load import decoder_rows, encode, load_model_and_sae
@@ -54,7 +52,7 @@ class Play:
     top_k: int
     temperature: float
     own: set[str] = field(default_factory=set)  # keys of the behaviours that were added
-    _made: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)
+    _made: dict[tuple[str, str, int], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls) -> "Play":
@@ -104,17 +102,18 @@ class Play:
         self.own.add(key)
         return key
 
-    def vectors(self, key: str, n1: int) -> dict[str, Tensor]:
-        """{method: vector (d_model,)} of a behaviour, FGAA, NG-FGAA and NG with n1 latents.
+    def vector(self, key: str, method: str, n1: int) -> Tensor:
+        """The vector (d_model,) of a method for a behaviour; FGAA, NG-FGAA and NG have n1 latents. CAA takes the means
+        without BOS, NG-CAA whitens them, NG sums all its parts, SAE and SAE-TS take the highest latent.
 
-        Raises: ValueError if the filters leave fewer.
+        Raises: ValueError if the filters leave fewer latents than n1.
         """
-        if (key, n1) not in self._made:
-            tries = Tries([n1], [n1], [1], contrasts=2, controls=1)
-            made = {n: r for n, r in recipes(self.default, [key], tries).items() if n.method not in CONTROLS}
-            own = typical(steering_vectors(made, self.ingredients), [key], tries, self.default.n2 or 0)
-            self._made[key, n1] = own[key]
-        return self._made[key, n1]
+        if (key, method, n1) not in self._made:
+            tried = recipes(self.default, [key], Tries([n1], [n1], [1], contrasts=2, controls=1))
+            own = {name: recipe for name, recipe in tried.items() if name.method == method}
+            made = list(steering_vectors(own, self.ingredients).values())
+            self._made[key, method, n1] = made[0 if method == "caa" else -1]
+        return self._made[key, method, n1]
 
     def pairs(
         self, vector: Tensor, nats: float, prompt: str, *, seed: int = 0, samples: int = 4, new_tokens: int = 33
