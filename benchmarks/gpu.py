@@ -37,7 +37,7 @@ from fgaa_utils.model.generate import SamplingParams, generate_batch, row_seeds
 from fgaa_utils.model.halving import Halving
 from fgaa_utils.model.lm import LanguageModel, resolve_device, resolve_dtype, wrap
 from fgaa_utils.model.steer import steered_ce
-from fgaa_utils.names import CONTROLS, FITS, METHODS
+from fgaa_utils.names import CONTROLS, FITS, MADE
 from fgaa_utils.params import load_params
 from fgaa_utils.project import ROOT
 
@@ -321,12 +321,12 @@ def sample_rows(params: dict) -> tuple[int, int, int]:
     """Rows of validation, test, and n1 x n2: at most, since equal texts are made once."""
     design, vectors = params["design"], params["vectors"]
     behaviours, scales = [b.key for b in read_behaviours(params["base"]["behaviours"])], len(design["scales"])
-    tries = Tries(*(vectors[name] for name in ("n1", "natural_n1", "ranks", "controls")))
+    tries = Tries(*(vectors[name] for name in ("n1", "natural_n1", "ranks", "contrasts", "controls")))
     made = len(recipes(Recipe("fgaa", **params["recipe"]), behaviours, tries))
     validation = len(design["validation_prompts"]) * design["validation_samples"]
     test = len(design["test_prompts"]) * design["test_samples"]
     tried = made * scales + 1 + design["prompting_orders"] * len(behaviours)
-    chosen = len(METHODS + CONTROLS) * len(behaviours) * scales + 1 + len(behaviours)
+    chosen = len(MADE + CONTROLS) * len(behaviours) * scales + 1 + len(behaviours)
     pairs = len(behaviours) * len(vectors["n1"]) * len(vectors["n2_grid"]) * scales
     return tried * validation, chosen * test, pairs * validation
 

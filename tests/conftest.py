@@ -2,12 +2,17 @@
 
 import pytest
 import torch
+from hypothesis import settings
 from sae_lens import SAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
 from fgaa_utils.model.lm import LanguageModel, wrap
+
+# Examples are the same every time, however slow the machine.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile("same")
 
 WORDS = "the a cat dog sat ran on mat in sun and we love hate rain blue red green one two".split()
 VOCABULARY = 1100  # two blocks of exact_top_k and a remainder

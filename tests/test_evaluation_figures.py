@@ -7,7 +7,8 @@ from matplotlib.colors import to_hex
 from test_tables import KEYS, results  # noqa: F401  (a fixture)
 
 from fgaa_utils.evaluation import figures, latent_counts, tables
-from fgaa_utils.figures import COLOURS
+from fgaa_utils.figures import COLOURS, MARKS
+from fgaa_utils.names import METHODS
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +71,7 @@ def test_no_interval_is_cut_by_a_panel(results):  # noqa: F811
     grid = figures.by_behaviour(results)
     ends = [line.get_xdata().max() for ax in grid.axes.flat for line in ax.lines]
     assert all(ax.get_xlim()[1] >= max(ends) for ax in grid.axes.flat)
+
+
+def test_every_method_has_its_colour_mark_and_dashes():
+    assert set(METHODS) <= set(COLOURS) and set(METHODS) == set(MARKS) == set(figures.DASHES)

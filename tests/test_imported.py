@@ -67,6 +67,14 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         read_deltas(tmp_path / "none.gguf")
 
 
+def test_a_control_vector_cut_off_anywhere_is_refused(steering, tmp_path):
+    whole = gguf.write(steering, tmp_path).read_bytes()
+    for end in range(0, len(whole) - 1, 7):
+        (tmp_path / "cut.gguf").write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=r"cut\.gguf (is no GGUF file|holds no direction)"):
+            read_deltas(tmp_path / "cut.gguf")
+
+
 def test_every_behaviour_of_the_run_has_a_file_or_none_has():
     check_extra({}, ["anger", "love"])
     check_extra({"love": ["a"], "anger": ["b"]}, ["anger", "love"])

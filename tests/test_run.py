@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from papermill.exceptions import PapermillExecutionError
 
 from fgaa_utils import params as parameters
 from fgaa_utils.pipeline import run
@@ -126,7 +127,7 @@ def test_the_cell_has_values_and_comments_of_params_yaml_wherever_they_stand(pro
         "# the section vectors of params.yaml",
         "vectors = {",
         '    "n1": [1, 2, 4, 8], "natural_n1": [2, 8, 32, 128], "n2_grid": [4], "ranks": [1, 2, 3, 4], "contrasts": 4,',
-        '    "controls": 4,',
+        '    "controls": 4, "extra": {},',
         "}  # fmt: skip",
     ]
 
@@ -140,7 +141,7 @@ def test_a_long_comment_ends_between_words(project):
 
 def test_sync_rewrites_only_notebooks_that_hold_other_values(project):
     features, vectors = run.notebook_path("features"), run.notebook_path("vectors")
-    names = ["n1", "natural_n1", "n2_grid", "ranks", "contrasts", "controls"]
+    names = ["n1", "natural_n1", "n2_grid", "ranks", "contrasts", "controls", "extra"]
     bare = "\n".join(line.split("  #")[0] for line in run.parameter_cell("vectors", names).split("\n"))
     write(vectors, parameters_of(bare))
     before = vectors.read_text()
@@ -149,6 +150,28 @@ def test_sync_rewrites_only_notebooks_that_hold_other_values(project):
     run.sync_parameters(comments=True)
     found = run.parameters_cell(nbformat.read(vectors, as_version=4), "").source
     assert found == run.parameter_cell("vectors", names) and found != bare
+
+
+@pytest.mark.parametrize(
+    ("ename", "raised"), [("FileNotFoundError", ValueError), ("KeyError", PapermillExecutionError)]
+)
+def test_an_error_that_says_what_to_mend_is_one_line_with_its_place(project, monkeypatch, ename, raised):
+    def fail(*_, **__):
+        raise PapermillExecutionError(
+            3, 5, "x = 1", ename, "data/x is not there; run `dvc repro x`", ["a long traceback"]
+        )
+
+    monkeypatch.setattr(run.papermill, "execute_notebook", fail)
+    monkeypatch.setattr(run, "REPORTS", project / "reports")
+    monkeypatch.setattr(run, "METRICS", project / "reports" / "metrics")
+    monkeypatch.setattr(run, "MALLOC", {})
+    monkeypatch.chdir(project)  # where a stage goes, and back
+    with pytest.raises(raised) as error:
+        run.run_stage("features")
+    if raised is ValueError:
+        assert str(error.value) == (
+            "data/x is not there; run `dvc repro x` (stage features, cell 5; the traceback is in reports/02_features.ipynb)"
+        )
 
 
 def test_every_parameter_is_checked_before_a_stage_runs(project):

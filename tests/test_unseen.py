@@ -13,7 +13,10 @@ BEHAVIOURS = [behaviour for behaviours in SETS.values() for behaviour in behavio
 
 
 def test_forty_eight_behaviours_are_split_by_the_digest_of_their_keys():
-    order = sorted((b.key for name in ("development", "test") for b in SETS[name]), key=lambda key: sha256(key.encode()).hexdigest())
+    order = sorted(
+        (b.key for name in ("development", "test") for b in SETS[name]),
+        key=lambda key: sha256(key.encode()).hexdigest(),
+    )
     split = {"development": sorted(order[:12]), "test": sorted(order[12:])}
     assert {name: [b.key for b in SETS[name]] for name in split} == split
     assert len(order) == 48 and len(SETS["later"]) == 24

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from fgaa_utils.evaluation.results import Results
 from fgaa_utils.figures import COLOURS, MARKS, colour_bar
-from fgaa_utils.names import CONTROLS, LABELS, METHODS, PROMPTING, UNSTEERED, scale_label
+from fgaa_utils.names import CONTROLS, IMPORTED, LABELS, METHODS, PROMPTING, UNSTEERED, scale_label
 
 CAPTIONS = {  # what each figure shows, by the name under which it is saved
     "averages": "Average BCS on test prompts of every method, with 95 % intervals over behaviours; grey methods know no behaviour, and prompting steers nothing.",
@@ -30,6 +30,7 @@ DASHES = {
     "sae_ts": (0, (5, 1.5)),
     "sae": (0, (3, 1, 1, 1)),
     "caa": (0, (1, 1)),
+    IMPORTED: (0, (4, 1, 1, 1)),
 }  # equal curves stay visible
 
 

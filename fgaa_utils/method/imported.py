@@ -63,8 +63,8 @@ def read_gguf(path: Path) -> dict[int, Tensor]:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         found = GGUFReader(str(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is no GGUF file: {error}") from error
+    except (ValueError, LookupError, OverflowError) as error:  # of one that is cut off, too
+        raise ValueError(f"{path} is no GGUF file, or a damaged one: {error}") from error
     deltas = {}
     for tensor in found.tensors:
         prefix, _, number = tensor.name.partition(".")

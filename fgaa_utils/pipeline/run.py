@@ -89,7 +89,8 @@ def check_all_parameters() -> None:
 def run_stage(stage: str) -> None:
     """Execute the notebook of a stage into reports/<notebook>.ipynb and note its time and peak memory.
 
-    Raises: ValueError for parameters that the notebook does not take or misses, before it starts.
+    Raises: ValueError for parameters that the notebook does not take or misses, before it starts, and for an error of the
+    notebook that says itself what to mend.
     """
     source = notebook_path(stage)
     check_all_parameters()
@@ -99,17 +100,23 @@ def run_stage(stage: str) -> None:
     os.chdir(ROOT)
     executed, ran = REPORTS / source.name, source_digest(source)
     began, start = time.time(), time.monotonic()
-    papermill.execute_notebook(
-        str(source.relative_to(ROOT)),  # papermill notes both paths in the notebook
-        str(executed.relative_to(ROOT)),
-        parameters=parameters,
-        kernel_name="python3",
-        cwd=str(ROOT),
-        progress_bar=False,
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        stdout_file=sys.stdout,
-        stderr_file=sys.stderr,
-    )
+    try:
+        papermill.execute_notebook(
+            str(source.relative_to(ROOT)),  # papermill notes both paths in the notebook
+            str(executed.relative_to(ROOT)),
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=str(ROOT),
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+        )
+    except papermill.PapermillExecutionError as error:
+        if error.ename not in EXPECTED:
+            raise
+        where = f"stage {stage}, cell {error.exec_count}; the traceback is in {executed.relative_to(ROOT)}"
+        raise ValueError(f"{error.evalue} ({where})") from error
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     took = time.monotonic() - start
     record_resources(stage, took, peak_kib / 2**20, made_on=made_on(parameters), resumed=found_shards(stage, began))
@@ -221,9 +228,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except papermill.PapermillExecutionError as error:
-        if error.ename not in EXPECTED:
-            raise
-        sys.exit(f"error: {error.evalue}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import yaml
 
+from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.data.convert import MADE
 from fgaa_utils.judges.server import check_environment
 from fgaa_utils.model.lm import resolve_device
 from fgaa_utils.names import FITS
-from fgaa_utils.params import check_params, load_params
+from fgaa_utils.params import check_extra, check_params, load_params
 from fgaa_utils.pipeline.wiring import outputs, related
 from fgaa_utils.project import REPORTS, ROOT, STAGES, frozen_stages, read_yaml, unknown
 
@@ -191,11 +192,13 @@ def params_of(names: list[str]) -> dict:
     Raises: ValueError naming every value that cannot be (see params.check_params).
     """
     params = load_params()
+    params["vectors"]["extra"] = {}  # files of the default's behaviours are no setting's
     for name in names:
         params = overlay(params, read_setting(name), name)
     section = params["ablation_samples"]
     section["rows"] = rows_that_can_run(section["rows"], params["recipe"]["fit"])
     check_params(params, f"the setting {'+'.join(names)}")
+    check_extra(params["vectors"]["extra"], [b.key for b in read_behaviours(params["base"]["behaviours"])])
     return params
 
 
