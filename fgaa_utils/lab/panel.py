@@ -5,6 +5,7 @@ import html
 import ipywidgets as widgets
 import pandas as pd
 
+from fgaa_utils.judges.readers import fold
 from fgaa_utils.lab.play import COUNTS, Play
 from fgaa_utils.names import LABELS, MADE, method_order
 
@@ -36,7 +37,8 @@ class Panel:
         self.add = widgets.Button(description="Add behaviour", icon="plus")
         self.write.on_click(lambda _: self._guarded(self._write))
         self.add.on_click(lambda _: self._guarded(self._add))
-        choices = widgets.VBox([self.behaviour, self.method, self.n1, self.nats, self.prompt, self.seed, self.write])
+        chosen = [self.behaviour, self.method, self.n1, self.nats, self.prompt, self.seed, self.write]
+        choices = widgets.VBox(chosen, layout=widgets.Layout(flex="0 0 330px"))
         own = widgets.VBox(
             [self.name, widgets.HBox([self.positive, self.negative], layout=WIDE), self.add], layout=WIDE
         )
@@ -75,8 +77,9 @@ class Panel:
 
 
 def _texts_table(texts: pd.DataFrame, prompt: str) -> str:
-    """Prompt and text of both sides, and the scores where there are some; as HTML in which text cannot run."""
-    shown = texts.assign(**{side: [f"{prompt}{text}" for text in texts[side]] for side in ("plain", "steered")})
+    """Prompt and text of both sides on one line, and the scores where there are some; as HTML in which text cannot run."""
+    whole = {side: [fold(f"{prompt}{text}") for text in texts[side]] for side in ("plain", "steered")}
+    shown = texts.assign(**whole)
     names = {"plain": "without steering", "steered": "steered", "B": "behaviour", "C": "coherence"}
     return _html(shown.rename(columns=names), index=False)
 
