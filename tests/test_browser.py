@@ -36,6 +36,7 @@ VARIANTS = {
     "ng_caa": [f"bos={bos},white={white}" for bos in (0, 1) for white in (0, 1)],
     "ng_fgaa": [f"n1={n1},n2=0" for n1 in (2, 8, 32, 128)],
     "ng": ["n1=8,n2=0", "n1=32,n2=0", "white=1", "n1=8,n2=0,white=1"],
+    "imported": [f"draw={draw}" for draw in (1, 2)],
     "random": [f"draw={draw}" for draw in range(4)],
     "random_latent": [f"draw={draw}" for draw in range(4)],
     "random_ng": [f"draw={draw}" for draw in range(4)],
