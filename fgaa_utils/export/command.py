@@ -3,7 +3,7 @@
 fgaa-export love                                   natural gradient, at the chosen strength, as a bundle in exports/
 fgaa-export love --method caa --format gguf        another method, for llama.cpp
 fgaa-export all --format gguf --scale 0.25         every behaviour, at another strength (in the run's unit, nats)
-fgaa-export verify exports/love-ng-white_1-means_1-0.25nats   is it whole, and of the model and layer that params.yaml names?
+fgaa-export verify exports/love-*                  is it whole, and of the model and layer that params.yaml names?
 """
 
 import argparse
