@@ -1,5 +1,6 @@
 """The playground without a browser: what the panel shows is what the model wrote, and mistakes are said in place."""
 
+import nbformat
 import pytest
 import torch
 from bs4 import BeautifulSoup
@@ -13,6 +14,8 @@ from fgaa_utils.method.gradient_map import GradientMap
 from fgaa_utils.method.recipe import Ingredients, Recipe, only
 from fgaa_utils.model.generate import row_seeds, steered_text
 from fgaa_utils.names import MADE
+from fgaa_utils.pipeline.run import cell_values, parameters_cell
+from fgaa_utils.project import ROOT
 from fgaa_utils.sae.load import decoder_rows, encode
 
 LAYER = 2
@@ -138,3 +141,13 @@ def test_mistakes_are_said_in_place_and_markup_cannot_run(play):
     panel.n1.value, panel.prompt.value = 1, "<script>alert(1)</script>"
     panel.write.click()
     assert "<script>" not in panel.shown.value and "&lt;script&gt;" in panel.shown.value
+
+
+def test_the_panel_begins_with_what_it_is_told_and_the_notebook_tells_it(play):
+    cell = parameters_cell(nbformat.read(ROOT / "notebooks" / "playground.ipynb", as_version=4), "playground.ipynb")
+    start = cell_values(cell.source)
+    panel = Panel(play, **(start | {"n1": 2, "seed": 7}))
+    assert (panel.method.value, panel.nats.value, panel.prompt.value) == tuple(
+        start[k] for k in ("method", "nats", "prompt")
+    )
+    assert (panel.n1.value, panel.seed.value) == (2, 7)

@@ -14,19 +14,22 @@ LABEL = {"description_width": "90px"}
 
 
 class Panel:
-    """The widgets, by name, and `box` to show; `play` does the work. Errors are shown in place, not raised."""
+    """The widgets, by name, and `box` to show; `play` does the work. Errors are shown in place, not raised. The values are those
+    that it begins with."""
 
-    def __init__(self, play: Play):
+    def __init__(
+        self, play: Play, *, method: str = "ng", n1: int = 8, nats: float = 0.5, prompt: str = "I think", seed: int = 0
+    ):
         self.play = play
         methods = [(LABELS[m], m) for m in method_order(list(MADE))]
         self.behaviour = widgets.Dropdown(options=self._names(), description="behaviour", style=LABEL)
-        self.method = widgets.Dropdown(options=methods, description="method", style=LABEL)
-        self.n1 = widgets.SelectionSlider(options=COUNTS, value=8, description="n1", style=LABEL)
+        self.method = widgets.Dropdown(options=methods, value=method, description="method", style=LABEL)
+        self.n1 = widgets.SelectionSlider(options=COUNTS, value=n1, description="n1", style=LABEL)
         self.nats = widgets.FloatLogSlider(
-            value=0.5, base=2, min=-5, max=2, step=0.25, description="nats a token", readout_format=".2f", style=LABEL
+            value=nats, base=2, min=-5, max=2, step=0.25, description="nats a token", readout_format=".2f", style=LABEL
         )
-        self.prompt = widgets.Text(value="I think", description="prompt", style=LABEL)
-        self.seed = widgets.BoundedIntText(value=0, min=0, max=2**31 - 1, description="seed", style=LABEL)
+        self.prompt = widgets.Text(value=prompt, description="prompt", style=LABEL)
+        self.seed = widgets.BoundedIntText(value=seed, min=0, max=2**31 - 1, description="seed", style=LABEL)
         self.write = widgets.Button(description="Write", button_style="primary", icon="pencil")
         self.shown = widgets.HTML()
         self.name = widgets.Text(placeholder="name, for instance Sailing", description="name", style=LABEL)
@@ -66,14 +69,10 @@ class Panel:
         pairs = []
         for pair in self.play.pairs(vector, nats, prompt, seed=self.seed.value):
             pairs.append(pair)
-            self.shown.value = self._table(self.play.lm.decode([p.plain for p in pairs]), pairs)
-        texts, latents = self.play.texts(pairs, key), self.play.latents(vector, nats, pairs, prompt)
+            self.shown.value = _texts_table(self.play.texts(pairs), prompt)
+        texts, latents = self.play.scored(pairs, key), self.play.latents(vector, nats, pairs, prompt)
         strength = f"{LABELS[self.method.value]}, norm {self.play.strength.coeff(vector, nats):.0f}"
         self.shown.value = f"<p>{html.escape(strength)}</p>{_texts_table(texts, prompt)}{_latents_table(latents)}"
-
-    def _table(self, plain: list[str], pairs: list) -> str:
-        frame = pd.DataFrame({"plain": plain, "steered": self.play.lm.decode([p.steered for p in pairs])})
-        return _texts_table(frame, self.prompt.value)
 
 
 def _texts_table(texts: pd.DataFrame, prompt: str) -> str:

@@ -126,9 +126,13 @@ class Play:
             tokens = generate_batch(self.lm, ids, delta, np.repeat(number, 2), self.layer, sampling)
             yield Pair(*tokens.tolist())
 
-    def texts(self, pairs: list[Pair], key: str) -> pd.DataFrame:
-        """A row a pair: columns plain and steered, and, where a judge knows the behaviour, B and C of the steered one."""
-        frame = pd.DataFrame({side: self.lm.decode([getattr(p, side) for p in pairs]) for side in ("plain", "steered")})
+    def texts(self, pairs: list[Pair]) -> pd.DataFrame:
+        """A row a pair: columns plain and steered."""
+        return pd.DataFrame({side: self.lm.decode([getattr(p, side) for p in pairs]) for side in ("plain", "steered")})
+
+    def scored(self, pairs: list[Pair], key: str) -> pd.DataFrame:
+        """The texts, with B and C of the steered ones where a judge knows the behaviour."""
+        frame = self.texts(pairs)
         if self.judge and key in self.judge.behaviours:
             frame["B"] = self.judge.behaviour(frame.steered.tolist(), key)
             frame["C"] = self.judge.coherence(frame.steered.tolist())
