@@ -4,9 +4,7 @@ import numpy as np
 import pandas as pd
 
 from fgaa_utils.evaluation.results import Results
-from fgaa_utils.evaluation.scores import (
-    cell_scores,
-)
+from fgaa_utils.evaluation.scores import cell_scores
 from fgaa_utils.figures import listed
 from fgaa_utils.names import variant_values
 from fgaa_utils.stats import paired_difference

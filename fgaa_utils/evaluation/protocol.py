@@ -4,10 +4,7 @@ import numpy as np
 import pandas as pd
 
 from fgaa_utils.evaluation.results import Results
-from fgaa_utils.evaluation.scores import (
-    best_over_scales,
-    scale_curves,
-)
+from fgaa_utils.evaluation.scores import best_over_scales, scale_curves
 from fgaa_utils.names import LABELS, PAPER_METHODS
 from fgaa_utils.stats import paired_difference
 

@@ -3,9 +3,7 @@
 import pandas as pd
 
 from fgaa_utils.evaluation.results import Results
-from fgaa_utils.evaluation.scores import (
-    best_over_scales,
-)
+from fgaa_utils.evaluation.scores import best_over_scales
 from fgaa_utils.names import LABELS, METHODS, PAPER_METHODS
 
 

@@ -198,7 +198,8 @@ def params_of(names: list[str]) -> dict:
     section = params["ablation_samples"]
     section["rows"] = rows_that_can_run(section["rows"], params["recipe"]["fit"])
     check_params(params, f"the setting {'+'.join(names)}")
-    check_extra(params["vectors"]["extra"], [b.key for b in read_behaviours(params["base"]["behaviours"])])
+    if extra := params["vectors"]["extra"]:
+        check_extra(extra, [b.key for b in read_behaviours(params["base"]["behaviours"])])
     return params
 
 
