@@ -5,8 +5,9 @@ from typing import get_args
 import pytest
 import yaml
 
-from fgaa_utils.params import Kind, Norm, Params, Row, check_params, load_params, section_of, stage_params
+from fgaa_utils.params import check_params, load_params, section_of, stage_params
 from fgaa_utils.project import ROOT, STAGES
+from fgaa_utils.sections import Kind, Norm, Params, Row
 
 PARAMS = load_params()
 SMALL = {"base": {"seed": 0, "layer": 9}, "recipe": {"theta": 0.01}, "design": {"scales": [1], "batch": 4}}
