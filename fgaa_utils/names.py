@@ -17,6 +17,7 @@ CONTROLS = ("random", "bias", "random_latent", "random_ng")  # vectors that know
 PROMPTING, UNSTEERED = "prompting", "unsteered"  # text without a vector
 SHARED = "shared"  # the behaviour of what has none: its texts are scored for every behaviour
 UNSEEN = ("development", "test", "later")  # folders of data/behaviours/; see data/behaviours.md
+REPORTED_UNSEEN = {"unseen": ("test", "later")}  # folders under one name: behaviours that no method was tuned on
 FITS = ("reduced_rank", "ridge", "adam")  # of the effect map, where it is fitted here
 GRADIENT = "gradient"  # a fit: the gradient of expected latents, from unsteered rollouts, in the place of a map
 LABELS = {

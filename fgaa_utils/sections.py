@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from fgaa_utils.names import FITS, UNSEEN
+from fgaa_utils.names import FITS, REPORTED_UNSEEN, UNSEEN
 from fgaa_utils.project import ROOT, short
 
 DECODER = "decoder"  # the fit of a row without an effect map: a latent's direction is its decoder row
@@ -27,8 +27,9 @@ def _growing(values: list) -> list:
 
 def _behaviours(value: object) -> object:
     names = isinstance(value, list) and value and all(isinstance(name, str) and name for name in value)
-    if value not in ("all", *UNSEEN) and not names:
-        raise ValueError(f"all, {', '.join(UNSEEN)}, or a list of names")
+    sets = ("all", *UNSEEN, *REPORTED_UNSEEN)
+    if value not in sets and not names:
+        raise ValueError(f"{', '.join(sets)}, or a list of names")
     return _distinct(value) if isinstance(value, list) else value
 
 

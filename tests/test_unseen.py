@@ -22,6 +22,10 @@ def test_forty_eight_behaviours_are_split_by_the_digest_of_their_keys():
     assert len(order) == 48 and len(SETS["later"]) == 24
 
 
+def test_the_contest_reads_those_that_no_method_was_tuned_on():
+    assert [b.key for b in read_behaviours("unseen")] == sorted(b.key for name in ("test", "later") for b in SETS[name])
+
+
 def test_none_is_among_the_papers_nine():
     assert not {b.key for b in BEHAVIOURS} & {b.key for b in read_behaviours("all")}
 

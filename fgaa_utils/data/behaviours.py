@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgaa_utils.names import UNSEEN
+from fgaa_utils.names import REPORTED_UNSEEN, UNSEEN
 from fgaa_utils.project import DATA, read_yaml, short, unknown
 
 FOLDER = DATA / "behaviours"
@@ -133,17 +133,19 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_behaviours(names: list[str] | str = "all", folder: Path = FOLDER) -> list[Behaviour]:
-    """All behaviours of the folder, those of one of its folders (see names.UNSEEN), or those named by their file stems, from
-    anywhere there; in alphabetical order.
+    """All behaviours of the folder, those of one or two of its folders (see names.UNSEEN and REPORTED_UNSEEN), or those named
+    by their file stems, from anywhere there; in alphabetical order.
 
     Raises: ValueError for an unknown name, a file name that cannot be used, or two files with one stem or display name.
     """
-    sets = {"all": folder} | {name: folder / name for name in UNSEEN}
+    folders = {"all": folder} | {name: folder / name for name in UNSEEN}
+    sets = {name: [path] for name, path in folders.items()}
+    sets |= {name: [folders[part] for part in parts] for name, parts in REPORTED_UNSEEN.items()}
     if not names or (isinstance(names, str) and names not in sets):
         raise ValueError(
             f"behaviours is {names!r}; it must be {', '.join(sets)} or a list of names such as [anger, love]"
         )
-    places = [sets[names]] if isinstance(names, str) else list(sets.values())
+    places = sets[names] if isinstance(names, str) else list(folders.values())
     files = [path for place in places for path in _files(place)]
     if not files:
         raise ValueError(f"{places[0]} holds no behaviour files")
