@@ -96,6 +96,7 @@ class Design(Section):
     prompting_tokens: Count
     prompting_orders: Count
     validation_samples: Count
+    finalists: Natural
     test_samples: Count
     test_scales: Literal["all", "chosen"]
     new_tokens: Count

@@ -1,3 +1,4 @@
+from hashlib import sha256
 from itertools import product
 
 import numpy as np
@@ -9,6 +10,7 @@ from made_samples import KEYS, OWN, PROMPTS, SCALES, SHARED, scored
 from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.evaluation import cells
 from fgaa_utils.evaluation.scales import Strength
+from fgaa_utils.evaluation.scores import cell_scores, leading_cells
 from fgaa_utils.judges.server import ServerJudge
 from fgaa_utils.model.generate import SamplingParams, generate_batch
 
@@ -205,3 +207,36 @@ def test_the_splits_of_a_design_differ_in_prompts_and_seeds():
 def test_a_bad_design_is_refused_before_anything_is_generated(change, message):
     with pytest.raises(ValueError, match=message):
         cells.make_splits(*(change.get(i, value) for i, value in enumerate(DESIGN)))
+
+
+class Hashed:
+    """Scores that depend on the text alone and differ from text to text."""
+
+    def behaviour(self, texts, name):
+        return np.array([int(sha256(f"{name}{text}".encode()).hexdigest()[:8], 16) / 2**32 for text in texts])
+
+    def coherence(self, texts):
+        return self.behaviour(texts, "coherence")
+
+
+@pytest.mark.parametrize("finalists", [0, 1, 2, 100])
+def test_a_race_is_the_part_of_all_samples_that_the_leaders_by_the_first_ones_have(tiny, tmp_path, finalists):
+    directions = torch.nn.functional.normalize(torch.randn(5, tiny.d_model, generator=torch.manual_seed(0)), dim=1)
+    vectors = dict(zip([*OWN[:3], *OWN[3:4], SHARED[0]], directions))
+    sampling = SamplingParams(new_tokens=4, top_k=20, temperature=1.0, batch=16)
+    bench = cells.Bench(tiny, 1, sampling, tmp_path, Hashed(), KEYS, 0)
+    grid = cells.cell_grid(vectors, SCALES, Strength("resid_std", 20.0))
+    split = cells.Split("validation", ["the", "we love"], 3, 11)
+    every = bench.samples(grid, vectors, split)
+    raced = bench.raced(grid, vectors, split, finalists=finalists, smoothing=0.5)
+    pd.testing.assert_frame_equal(raced, every.loc[raced.index])
+    first = every[every["sample"] == 0]
+    pd.testing.assert_frame_equal(bench.first_samples(grid, vectors, split), first)
+    assert set(first.index) <= set(raced.index)
+    cell = ["behaviour", "method", "variant", "scale"]
+    counts = raced.groupby(cell).size()
+    assert set(counts) <= {2, 6}
+    leading = leading_cells(cell_scores(first, KEYS), finalists or 100, smoothing=0.5)
+    lead = {(b, *rest) for t, *rest in leading[["target", *cell[1:]]].to_numpy() for b in (t, "shared")}
+    assert {name for name, n in counts.items() if n == 6} == lead & set(counts.index)
+    assert len(raced) == len(every) if finalists in (0, 100) else len(raced) < len(every)

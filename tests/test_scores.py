@@ -15,6 +15,7 @@ from fgaa_utils.evaluation.scores import (
     chosen_cells,
     chosen_samples,
     counts_sentence,
+    leading_cells,
     missing_scores,
     off_target,
     only_chosen,
@@ -65,7 +66,8 @@ def test_ties_go_to_the_smaller_scale_before_the_smaller_variant():
         ("love", "fgaa", "n1=2,n2=0", 0.2, 0.5),
         ("love", "fgaa", "n1=1,n2=0", 0.1, 0.4),
     ]
-    choice = choose_cells(pd.DataFrame(rows, columns=["target", "method", "variant", "scale", "BCS"])).iloc[0]
+    cells = pd.DataFrame(rows, columns=["target", "method", "variant", "scale", "BCS"])
+    choice = choose_cells(cells.assign(n=6)).iloc[0]
     assert (choice.scale, choice.variant) == (0.2, "n1=2,n2=0"), "by number: 2 before 16"
 
 
@@ -213,7 +215,8 @@ def test_choices_are_smoothed_over_neighbouring_scales():
             for s, b in zip((1.0, 2.0, 4.0), row)
         ],
         columns=["target", "method", "variant", "scale", "BCS"],
-    ).sample(frac=1, random_state=0)
+    )
+    scores = scores.assign(n=6).sample(frac=1, random_state=0)
     found = smoothed(scores, 0.5)
     by_hand = {("bos=0", 1.0): (0.1 + 0.45) / 1.5, ("bos=0", 2.0): (0.9 + 0.05) / 2, ("bos=1", 4.0): (0.6 + 0.35) / 1.5}
     for (variant, scale), value in by_hand.items():
@@ -239,3 +242,25 @@ def test_missing_scores_counts_what_a_judge_left_out():
     frame.loc[own, "coherence"] = np.nan
     frame.loc[frame.behaviour == "anger", "B_love"] = np.nan
     assert missing_scores(frame, KEYS) == 2
+
+
+def test_leaders_are_the_first_of_each_method_as_choices_rank_them():
+    scores = cell_scores(scored(4), KEYS)
+    leading = leading_cells(scores, 3, smoothing=0.5)
+    sizes = scores.groupby(["target", "method"]).size().clip(upper=3)
+    assert leading.groupby(["target", "method"]).size().equals(sizes)
+    assert leading.drop_duplicates(["target", "method"]).index.tolist() == [
+        scores[(scores[["target", "method", "variant", "scale"]] == row).all(axis=1)].index[0]
+        for row in leading_cells(scores, 1, smoothing=0.5)[["target", "method", "variant", "scale"]].to_numpy()
+    ]
+    rest = scores.drop(leading.index).assign(smooth=smoothed(scores, 0.5))
+    least = leading.assign(smooth=smoothed(scores, 0.5)).groupby(["target", "method"]).smooth.min()
+    for (target, method), group in rest.groupby(["target", "method"]):
+        assert (group.smooth <= least[target, method]).all()
+
+
+def test_only_cells_with_the_most_samples_are_chosen():
+    rows = [("fgaa", "n1=1,n2=0", 0.1, 0.9, 6), ("fgaa", "n1=1,n2=0", 0.2, 0.5, 12), ("caa", "", 0.1, 0.3, 6)]
+    scores = pd.DataFrame(rows, columns=["method", "variant", "scale", "BCS", "n"]).assign(target="love")
+    found = choose_cells(scores)
+    assert found.scale.tolist() == [0.1, 0.2] and found.method.tolist() == ["caa", "fgaa"]

@@ -113,12 +113,13 @@ def test_peaks_are_counted_inside_the_grid_and_against_the_others(results):
 
 def test_best_by_latents_reads_counts_from_the_names():
     rows = [
-        ("love", "fgaa", "n1=1,n2=0", 0.1, 0.2),
-        ("love", "fgaa", "n1=1,n2=0", 0.2, 0.6),
-        ("love", "fgaa", "n1=16,n2=4", 0.1, 0.4),
-        ("love", "caa", "", 0.1, 0.9),
+        ("love", "fgaa", "n1=1,n2=0", 0.1, 0, 0.2),
+        ("love", "fgaa", "n1=1,n2=0", 0.2, 0, 0.6),
+        ("love", "fgaa", "n1=1,n2=0", 0.2, 1, 1.0),  # a finalist's second sample, which not every cell has
+        ("love", "fgaa", "n1=16,n2=4", 0.1, 0, 0.4),
+        ("love", "caa", "", 0.1, 0, 0.9),
     ]
-    samples = pd.DataFrame(rows, columns=["behaviour", "method", "variant", "scale", "B_love"])
+    samples = pd.DataFrame(rows, columns=["behaviour", "method", "variant", "scale", "sample", "B_love"])
     best = latent_counts.best_by_latents(samples.assign(coherence=0.5, coeff=1.0), ["love"])
     assert best.to_dict("records") == [
         {"target": "love", "n1": 1, "n2": 0, "BCS": pytest.approx(0.3)},

@@ -16,7 +16,7 @@ from torch import Tensor
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.evaluation import cells as ev
 from fgaa_utils.evaluation.ablation_plan import ABLATION, DEFAULT
-from fgaa_utils.evaluation.scores import smoothed
+from fgaa_utils.evaluation.scores import most_sampled, smoothed
 from fgaa_utils.method.approximator import (
     EffectMap,
     Moments,
@@ -234,11 +234,12 @@ def _generate(
 
 
 def best_scales(scores: pd.DataFrame, *, smoothing: float = 0.0) -> dict[Cell, tuple[float, float]]:
-    """{name: (scale, coeff)}: the scale of the highest BCS of each vector, smoothed as in choose_cells, of equal ones the
-    smallest; scores as of cell_scores."""
-    ranked = scores.assign(smooth=smoothed(scores, smoothing))
+    """{name: (scale, coeff)}: the scale of the highest BCS of each vector, smoothed as in choose_cells, among those with the
+    most samples, of equal ones the smallest; scores as of cell_scores."""
+    of = ["target", "method", "variant"]
+    ranked = scores.assign(smooth=smoothed(scores, smoothing))[most_sampled(scores, of)]
     ranked = ranked.sort_values(["smooth", "scale"], ascending=[False, True], kind="stable")
-    best = ranked.drop_duplicates(["target", "method", "variant"])
+    best = ranked.drop_duplicates(of)
     return {(c.target, c.method, c.variant): (c.scale, c.coeff) for c in best.itertuples()}
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fgaa_utils.evaluation.scales import Strength, check_scales
-from fgaa_utils.evaluation.scores import chosen_samples, for_target
+from fgaa_utils.evaluation.scores import cell_scores, chosen_samples, for_target, leading_cells, only_chosen
 from fgaa_utils.evaluation.texts import kept_texts
 from fgaa_utils.judges.choose import judge_rows
 from fgaa_utils.judges.criteria import COHERENCE
@@ -176,8 +176,49 @@ class Bench:
         prefixes: dict[Cell, list[int]] | None = None,
     ) -> pd.DataFrame:
         """Scored samples of the cells on a split; prefixes stand before the prompts of the cells that they name."""
-        rows = expand_samples(cells, split.prompts, split.samples, seeds=(self.seed, split.number))
-        made: dict = {"progress": f"{split.name} samples", "prefixes": prefixes}
+        return self._scored(self._rows(cells, split), vectors, f"{split.name} samples", prefixes)
+
+    def first_samples(
+        self,
+        cells: pd.DataFrame,
+        vectors: dict[Cell, Tensor],
+        split: Split,
+        prefixes: dict[Cell, list[int]] | None = None,
+    ) -> pd.DataFrame:
+        """The part of `samples` that is the first sample of every prompt."""
+        rows = self._rows(cells, split)
+        return self._scored(rows[rows["sample"] == 0], vectors, f"first {split.name} samples", prefixes)
+
+    def raced(
+        self,
+        cells: pd.DataFrame,
+        vectors: dict[Cell, Tensor],
+        split: Split,
+        prefixes: dict[Cell, list[int]] | None = None,
+        *,
+        finalists: int,
+        smoothing: float,
+    ) -> pd.DataFrame:
+        """Few samples where they tell little: the first of every prompt in all cells, the rest in the `finalists` cells of
+        each behaviour and method that lead by these (scores.leading_cells). 0 finalists: `samples`."""
+        if finalists == 0:
+            return self.samples(cells, vectors, split, prefixes)
+        first = self.first_samples(cells, vectors, split, prefixes)
+        leading = leading_cells(cell_scores(first, self.behaviours), finalists, smoothing=smoothing)
+        rows = self._rows(cells, split)
+        rest = only_chosen(rows[rows["sample"] > 0], leading)
+        if rest.empty:
+            return first
+        more = self._scored(rest, vectors, f"{split.name} samples of the leading cells", prefixes)
+        return pd.concat([first, more]).sort_index()
+
+    def _rows(self, cells: pd.DataFrame, split: Split) -> pd.DataFrame:
+        return expand_samples(cells, split.prompts, split.samples, seeds=(self.seed, split.number))
+
+    def _scored(
+        self, rows: pd.DataFrame, vectors: dict[Cell, Tensor], progress: str, prefixes: dict[Cell, list[int]] | None
+    ) -> pd.DataFrame:
+        made: dict = {"progress": progress, "prefixes": prefixes}
         texts = generate_samples(self.lm, rows, vectors, self.layer, self.sampling, self.folder, **made)
         announce(self.judge, texts, self.behaviours)
         return score_samples(texts, self.judge, self.behaviours)

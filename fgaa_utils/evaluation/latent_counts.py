@@ -11,8 +11,9 @@ from fgaa_utils.stats import paired_difference
 
 
 def best_by_latents(samples: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """FGAA's best BCS over scales for every number of latents: target, n1, n2, BCS."""
-    scores = cell_scores(samples, keys).query("method == 'fgaa'")
+    """FGAA's best BCS over scales for every number of latents, on the first sample of every prompt, which all cells have:
+    target, n1, n2, BCS."""
+    scores = cell_scores(samples[samples["sample"] == 0], keys).query("method == 'fgaa'")
     best = scores.groupby(["target", "variant"], as_index=False, sort=False).BCS.max()
     values = [variant_values(variant) for variant in best.variant]
     counts = pd.DataFrame(values, index=best.index, columns=["n1", "n2"])

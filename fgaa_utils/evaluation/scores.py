@@ -50,15 +50,32 @@ def smoothed(scores: pd.DataFrame, weight: float) -> pd.Series:
     return (total / (1 + weight * neighbours.notna().sum(axis=1))).loc[scores.index]
 
 
-def choose_cells(scores: pd.DataFrame, *, smoothing: float = 0.0) -> pd.DataFrame:
-    """The cell of the highest BCS for each target and method, smoothed over scales (see smoothed); ties go to the smaller
-    scale, then variant."""
+def _ranked(scores: pd.DataFrame, smoothing: float) -> pd.DataFrame:
+    """The cells from the highest BCS to the lowest, smoothed over scales (see smoothed); ties go to the smaller scale, then
+    variant."""
     number = scores.variant.map(lambda variant: tuple(variant_values(variant).values()))
     ranked = scores.assign(number=number, smooth=smoothed(scores, smoothing)).sort_values(
         ["smooth", "scale", "number"], ascending=[False, True, True], kind="stable"
     )
-    ranked = ranked.drop(columns=["number", "smooth"])
-    return ranked.drop_duplicates(["target", "method"]).sort_values(["target", "method"]).reset_index(drop=True)
+    return ranked.drop(columns=["number", "smooth"])
+
+
+def leading_cells(scores: pd.DataFrame, count: int, *, smoothing: float = 0.0) -> pd.DataFrame:
+    """The first `count` cells of each target and method, ranked as in choose_cells."""
+    return _ranked(scores, smoothing).groupby(["target", "method"], sort=False).head(count)
+
+
+def most_sampled(scores: pd.DataFrame, of: list[str]) -> pd.Series:
+    """Whether a cell has as many samples as any of its group `of`: the finalists' mark, where cells were raced."""
+    return scores.n == scores.groupby(of, sort=False).n.transform("max")
+
+
+def choose_cells(scores: pd.DataFrame, *, smoothing: float = 0.0) -> pd.DataFrame:
+    """The cell of the highest BCS for each target and method, smoothed over scales (see smoothed), among those with the
+    most samples; ties go to the smaller scale, then variant."""
+    of = ["target", "method"]
+    ranked = _ranked(scores, smoothing)
+    return ranked[most_sampled(ranked, of)].drop_duplicates(of).sort_values(of).reset_index(drop=True)
 
 
 def chosen_samples(samples: pd.DataFrame, choice: pd.Series) -> pd.DataFrame:
