@@ -79,4 +79,7 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	$(MAKE) quick
 	$(BIN)/python -m pytest -m pipeline
 
-.PHONY: help setup doctor repro verify test quick again ablations check-paper check-exports lab check
+nightly: check check-exports ## check, check-exports, and the whole pipeline of the paper's larger model on a stand-in
+	$(BIN)/python -m pytest -m nightly
+
+.PHONY: help setup doctor repro verify test quick again ablations check-paper check-exports lab check nightly

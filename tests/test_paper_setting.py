@@ -22,7 +22,7 @@ from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.method.approximator import load_effect_map
 from fgaa_utils.model.lm import load_model
 from fgaa_utils.names import IMPORTED, MADE
-from fgaa_utils.pipeline.settings import WORKSPACES, prepare, read_setting, reproduce
+from fgaa_utils.pipeline.settings import WORKSPACES, prepare, read_setting
 from fgaa_utils.project import ROOT, STAGES
 from fgaa_utils.sae.load import load_sae, sae_identity
 from fgaa_utils.shards import load_tensors
@@ -91,9 +91,21 @@ def run_setting(hub, *names) -> tuple[Path, Server]:
     return workspace, server
 
 
+def with_vectors_from_elsewhere(folder: Path, size: str, behaviours: list[str]) -> str:
+    """A setting, a file in `folder`, of these behaviours with a vector of each, made by hand, to be measured too."""
+    layer, (d_model, _) = str(read_setting(f"gemma-2-{size}")["base"]["layer"]), tiny_hub.SIZES[size]
+    files = {key: [str(folder / f"{key}.safetensors")] for key in behaviours}
+    for number, [path] in enumerate(files.values()):
+        save_file({layer: torch.eye(d_model)[number]}, path)
+    setting = {"base": {"behaviours": behaviours}, "vectors": {"extra": files}}
+    (folder / "extra.yaml").write_text(yaml.safe_dump(setting))
+    return str(folder / "extra.yaml")
+
+
 @pytest.fixture(scope="module")
-def run(hub):
-    return run_setting(hub, "gemma-2-2b", "quick", str(TINY), "--ablations")
+def run(hub, tmp_path_factory):
+    extra = with_vectors_from_elsewhere(tmp_path_factory.mktemp("extra"), "2b", ["french", "london", "love"])
+    return run_setting(hub, "gemma-2-2b", "quick", str(TINY), extra, "--ablations")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +118,8 @@ def finished(run):
 def test_the_whole_pipeline_runs_on_the_papers_files(finished):
     metrics = {path.stem: json.loads(path.read_text()) for path in (finished / "reports" / "metrics").glob("*.json")}
     assert set(metrics) == {stage for stage, notebook in STAGES.items() if notebook} - {"sae", "effects", "compare"}
-    assert {*MADE, "prompting"} <= set(metrics["evaluation"]["bcs"])
+    assert {*MADE, IMPORTED, "prompting"} <= set(metrics["evaluation"]["bcs"])
+    assert IMPORTED in metrics["capability"]["at_chosen_scale"], "and what vectors from elsewhere cost"
     assert metrics["evaluation"]["model"].startswith(f"gemma-2-2b:{tiny_hub.REVISION[:16]}")
     assert set(metrics["ablations"]["rows"]) >= {"default", "density_filter off", "fit decoder, bias_weight 0.0"}
     assert (finished / "reports" / "index.html").exists()
@@ -140,24 +153,19 @@ def test_the_papers_protocol_is_asked_of_the_server_and_its_key_kept_nowhere(run
     assert not [path for path in written if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
-@pytest.mark.pipeline
-def test_the_9b_setting_runs_whole_too_and_measures_vectors_from_elsewhere(hub, tmp_path):
-    layer, (d_model, _) = str(read_setting("gemma-2-9b")["base"]["layer"]), tiny_hub.SIZES["9b"]
-    files = {key: [str(tmp_path / f"{key}.safetensors")] for key in ("london", "love")}
-    for number, [path] in enumerate(files.values()):
-        save_file({layer: torch.eye(d_model)[number]}, path)
-    two = {"base": {"behaviours": [*files]}, "vectors": {"extra": files}}
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump(two))
-    workspace, _ = run_setting(hub, "gemma-2-9b", "quick", str(TINY), str(tmp_path / "two.yaml"))
+@pytest.mark.nightly
+def test_the_9b_setting_runs_whole_too(hub, tmp_path):
+    two = with_vectors_from_elsewhere(tmp_path, "9b", ["london", "love"])
+    workspace, _ = run_setting(hub, "gemma-2-9b", "quick", str(TINY), two)
     metrics = json.loads((workspace / "reports" / "metrics" / "capability.json").read_text())
     assert metrics["model"].startswith(f"gemma-2-9b:{tiny_hub.REVISION[:16]}")
     scores = json.loads((workspace / "reports" / "metrics" / "evaluation.json").read_text())["bcs"]
-    assert set(scores[IMPORTED]) == {*files, "average"}
-    assert IMPORTED in metrics["at_chosen_scale"], "and what they cost"
+    assert set(scores[IMPORTED]) == {"london", "love", "average"}
+    assert IMPORTED in metrics["at_chosen_scale"]
 
 
 @pytest.mark.pipeline
-def test_a_pretrained_sae_gets_an_effect_map_of_our_own(hub, tmp_path):
+def test_a_pretrained_sae_gets_an_effect_map_of_our_own(hub, finished, tmp_path):
     """The setting of Gemma Scope 2, its SAE a folder, on a stand-in: no sae stage, but the effects stage."""
     scope = tmp_path / "layer_12" / "width_256"
     scope.mkdir(parents=True)
@@ -171,8 +179,13 @@ def test_a_pretrained_sae_gets_an_effect_map_of_our_own(hub, tmp_path):
     base = {"model": model, "sae_source": str(scope), "layer": 12, "behaviours": ["love"], "dtype": "float32"}
     (tmp_path / "folder.yaml").write_text(yaml.safe_dump({"base": base, "recipe": {"theta": 0.5}}))
     prepare(tmp_path / "work", ["gemma-3-270m-scope", "quick", str(tmp_path / "folder.yaml")])
-    assert reproduce(tmp_path / "work", "vectors") == 0
-    assert not (tmp_path / "work" / "data" / "sae").exists()
+    assert "sae" not in yaml.safe_load((tmp_path / "work" / "dvc.yaml").read_text())["stages"]
+    shutil.copytree(finished / "data" / "data", tmp_path / "work" / "data" / "data")  # of the same tokenizer and sizes
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "work"), "HF_HUB_OFFLINE": "1"}
+    for stage in ("features", "effects", "gradients", "vectors"):
+        command = [sys.executable, "-m", "fgaa_utils.pipeline.run", stage]
+        done = subprocess.run(command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
     effect_map, about = load_tensors(tmp_path / "work" / "data" / "effects" / "adam.safetensors")
     assert effect_map["M"].shape == (2304, 256)
     vectors = load_file(tmp_path / "work" / "data" / "vectors" / "vectors.safetensors")

@@ -46,10 +46,11 @@ def tested_lots(labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def last_lot(labels: pd.DataFrame, behaviours: list[str]) -> pd.DataFrame:
-    """The texts labelled last that test the judge: of these behaviours if any are, whole lots."""
+    """The texts of the lot labelled last that test the judge: of these behaviours, if any are."""
     tested = tested_lots(labels)
     of_these = tested[tested.behaviour.isin(behaviours)]
-    return tested[tested.drawn == (tested if of_these.empty else of_these).drawn.iloc[-1]]
+    known = tested if of_these.empty else of_these
+    return known[known.drawn == known.drawn.iloc[-1]]
 
 
 def by_behaviour(labels: pd.DataFrame, behaviours: list[str]) -> dict[str, pd.DataFrame]:
