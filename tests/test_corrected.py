@@ -1,11 +1,13 @@
 """Scores corrected by labels: right under a biased judge, sharper than labels alone under a good one."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from fgaa_utils.data.behaviours import sets_of
 from fgaa_utils.evaluation import corrected
 
 KEYS = ["anger", "love"]
@@ -103,3 +105,25 @@ def test_metrics_hold_both_pairings_and_the_number_of_labels():
     assert found["labels"] == 144 and list(found["paired"]) == ["fgaa", "ng"]
     assert found["bcs"]["fgaa"]["value"] == pytest.approx(scores["fgaa"].mean(), abs=1e-4)
     assert found["paired"]["fgaa"]["caa"]["value"] == pytest.approx(difference(scores), abs=1e-4)
+
+
+def test_sets_of_behaviours_are_also_compared_alone(monkeypatch):
+    keys = ["anger", "birds", "calm", "love"]
+    monkeypatch.setattr(sys.modules[__name__], "KEYS", keys)
+    results, labels, _ = made(0, {"caa": 0.1})
+    scores = scores_of(results, labels)
+    sets = {"test": ["anger", "love"], "later": ["birds", "calm"], "one": ["calm"]}
+    found = corrected.corrected_metrics(results, labels, draws=50, seed=0, sets=sets)["sets"]
+    assert list(found) == ["test", "later"], "one behaviour tells nothing of others"
+    assert found["later"]["bcs"]["ng"]["value"] == pytest.approx(scores["ng"][[1, 2]].mean(), abs=1e-4)
+    lead = (scores["ng"] - scores["caa"])[[0, 3]].mean()
+    assert found["test"]["paired"]["caa"]["value"] == pytest.approx(lead, abs=1e-4)
+    shown = corrected.sets_table(found)
+    assert shown.loc["CAA", "NG minus it, `test`"].startswith(f"{lead:+.2f} [") and shown.loc["NG"].iloc[1] == ""
+    assert corrected.sets_sentence(found).startswith("Set by set: the 2 of `test` and the 2 of `later`, each alone")
+    one = corrected.corrected_metrics(results, labels, draws=50, seed=0, sets={"test": keys})
+    assert one["sets"] == {}, "they are all"
+
+
+def test_behaviours_know_their_set():
+    assert sets_of(["love", "swedish", "verse", "diary"]) == {"test": ["verse"], "later": ["swedish", "diary"]}

@@ -111,7 +111,7 @@ def test_agreement_is_that_of_distinct_texts_behaviour_after_behaviour(labels):
     rows = labelled.loc[order].drop_duplicates(["behaviour", "text"])
     expected = agreement(rows.behaviour_label.to_numpy(), rows.behaviour_score.to_numpy(), **DRAWS)
     assert {name: found["behaviour"][name] for name in expected} == expected
-    assert found["behaviour"]["spearman"]["n"] == 47 and found["coherence"]["spearman"]["n"] == 35
+    assert found["behaviour"]["spearman"]["n"] == 47 and found["coherence"]["spearman"]["n"] == 23
     assert found["love"]["annotators"] == round(rank_correlation(*(rows.loc[rows.behaviour == "love", f"{x}_behaviour"].to_numpy() for x in "ab")), 4)  # fmt: skip
     assert found["coherence"]["annotators"] == 1
 
@@ -154,7 +154,7 @@ def test_clear_texts_are_counted_once_each(labels):
     labelled = validation.score_labelled(labels, Judge(), BEHAVIOURS)
     clear = validation.clear_texts(labelled, [*BEHAVIOURS, "desert"])
     # labels above a half are those of texts that end with 3: (3 + 2) / 6; with 2 the label is a half
-    assert clear == {"anger": 6, "love": 6, "desert": 0, "behaviour": 12, "coherence": 9 * 2}
+    assert clear == {"anger": 6, "love": 6, "desert": 0, "behaviour": 12, "coherence": 6 * 2}
     assert validation.not_validated(labelled, BEHAVIOURS) == {"anger": 6, "love": 6}
 
 

@@ -166,3 +166,9 @@ def read_behaviours(names: list[str] | str = "all", folder: Path = FOLDER) -> li
             )
         by_name[behaviour.name] = behaviour.key
     return behaviours
+
+
+def sets_of(keys: list[str], folder: Path = FOLDER) -> dict[str, list[str]]:
+    """{folder of names.UNSEEN: those of the keys that are there}, the folders that have any."""
+    found = {name: [key for key in keys if (folder / name / f"{key}.yaml").exists()] for name in UNSEEN}
+    return {name: own for name, own in found.items() if own}

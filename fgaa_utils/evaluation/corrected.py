@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from fgaa_utils.evaluation.results import Results
 from fgaa_utils.evaluation.scores import chosen_samples
-from fgaa_utils.figures import with_interval
-from fgaa_utils.names import LABELS, METHODS, PAPER_METHODS, PROMPTING
+from fgaa_utils.figures import listed, with_interval
+from fgaa_utils.names import LABELS, METHODS, PAPER_METHODS, PROMPTING, method_order
 from fgaa_utils.stats import against_others, average_estimate
 
 MATCHED = 0.9  # share of a cell's labelled texts that must be this run's, for them to be a sample of its texts
@@ -74,16 +74,36 @@ def corrected_scores(results: Results, cells: dict[tuple[str, str], pd.DataFrame
     return {method: np.array(values) for method, values in found.items()}
 
 
-def corrected_metrics(results: Results, labelled: pd.DataFrame, *, draws: int, seed: int) -> dict:
-    """{"bcs": {method: {value, lo, hi, n}}, "paired": {method: {other: difference}}, "labels": texts} of FGAA and NG against
-    each other method, paired over behaviours as the judge's own; empty if nothing of the run is labelled."""
+def corrected_metrics(
+    results: Results, labelled: pd.DataFrame, *, draws: int, seed: int, sets: dict[str, list[str]] | None = None
+) -> dict:
+    """{"bcs": {method: {value, lo, hi, n}}, "paired": {method: {other: difference}}, "labels": texts, "sets"} of FGAA and NG
+    against each other method, paired over behaviours as the judge's own; empty if nothing of the run is labelled.
+
+    "sets": bcs and paired of NG on each of several `sets` of the behaviours alone, {set: {bcs, paired}}.
+    """
     cells = labelled_cells(results, labelled)
     if not cells:
         return {}
     scores = corrected_scores(results, cells)
-    bcs = {m: average_estimate(v, len(v), draws=draws, seed=seed) for m, v in scores.items()}
     paired = {m: against_others(scores, m) for m in ("fgaa", "ng") if m in scores}
-    return {"bcs": bcs, "paired": paired, "labels": sum(map(len, cells.values()))}
+    found = {
+        "bcs": _averages(scores, draws, seed),
+        "paired": paired,
+        "labels": sum(map(len, cells.values())),
+        "sets": {},
+    }
+    several = {
+        name: keys for name, keys in (sets or {}).items() if 1 < len(keys) < len(results.keys) and "ng" in scores
+    }
+    for name, keys in several.items():
+        own = {m: v[np.isin(results.keys, keys)] for m, v in scores.items()}
+        found["sets"][name] = {"bcs": _averages(own, draws, seed), "paired": against_others(own, "ng")}
+    return found
+
+
+def _averages(scores: dict[str, NDArray], draws: int, seed: int) -> dict[str, dict[str, float]]:
+    return {m: average_estimate(v, len(v), draws=draws, seed=seed) for m, v in scores.items()}
 
 
 def beside_the_judge(found: dict, judged: dict[str, dict]) -> pd.DataFrame:
@@ -93,3 +113,24 @@ def beside_the_judge(found: dict, judged: dict[str, dict]) -> pd.DataFrame:
         for m, e in sorted(found["bcs"].items(), key=lambda pair: -pair[1]["value"])
     }
     return pd.DataFrame(rows).T.rename_axis("average BCS")
+
+
+def sets_sentence(sets: dict[str, dict]) -> str:
+    """How many behaviours each set has, and how many comparisons its p are corrected for."""
+    counts = [f"the {found['bcs']['ng']['n']} of `{name}`" for name, found in sets.items()]
+    others = len(next(iter(sets.values()))["paired"])
+    return f"Set by set: {listed(counts)}, each alone, its p corrected for {others} comparisons (Holm)."
+
+
+def sets_table(sets: dict[str, dict]) -> pd.DataFrame:
+    """Corrected average BCS and NG's difference, on each set of behaviours alone; sets of corrected_metrics."""
+    order = method_order(list(next(iter(sets.values()))["bcs"]))
+    rows: dict[str, dict[str, str]] = {LABELS[m]: {} for m in order}
+    for name, found in sets.items():
+        for m in order:
+            rows[LABELS[m]][f"BCS, `{name}`"] = with_interval(found["bcs"][m], ".2f")
+        for m in order:
+            p = found["paired"].get(m)
+            said = f"{p['value']:+.2f} [{p['lo']:+.2f}, {p['hi']:+.2f}], p = {p['p']:.3f}" if p else ""
+            rows[LABELS[m]][f"NG minus it, `{name}`"] = said
+    return pd.DataFrame(rows).T.rename_axis("method")

@@ -64,6 +64,7 @@ SAE_FILES = ["data/sae/cfg.json", "data/sae/sae_weights.safetensors"]
 # Functions that read without being given a path, by the name or by `module.name`.
 READERS = {
     "read_behaviours": ["data/behaviours"],
+    "behaviours.sets_of": ["data/behaviours"],
     "read_labels": ["data/labels/steered.csv"],
     "load_model": ["data/model"],
     "load_tokenizer": ["data/model"],
