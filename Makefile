@@ -77,6 +77,7 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	$(BIN)/nbstripout --verify --extra-keys "metadata.language_info metadata.papermill cell.metadata.papermill" notebooks/*.ipynb
 	$(MAKE) test
 	$(MAKE) quick
+	$(MAKE) verify SETTING=quick
 	$(BIN)/python -m pytest -m pipeline
 
 nightly: check check-exports ## check, check-exports, and the whole pipeline of the paper's larger model on a stand-in

@@ -128,6 +128,34 @@ def test_the_committed_run_is_read_from_the_last_commit(tmp_path, monkeypatch, c
     assert "made on AMD EPYC, AVX2" in said and "NOT reproduced: BCS of CAA (" in said and "not run: sae" in said
 
 
+def test_a_quick_run_is_recorded_and_compared_with_the_record(tmp_path, monkeypatch, capsys):
+    here = tmp_path / ".settings" / "quick" / "reports"
+    (here / "metrics").mkdir(parents=True)
+    for stage, found in RUN.items():
+        (here / "metrics" / f"{stage}.json").write_text(json.dumps(found))
+        (here / f"{verify.STAGES[stage]}.ipynb").write_text("{}")
+    (here / "resources.json").write_text("{}")
+    monkeypatch.setattr(verify, "ROOT", tmp_path)
+    monkeypatch.setattr(verify, "WORKSPACES", tmp_path / ".settings")
+    monkeypatch.setattr("sys.argv", ["verify", "quick", "--record"])
+    (tmp_path / "tests" / "quick" / "metrics").mkdir(parents=True)
+    (tmp_path / "tests" / "quick" / "metrics" / "of_a_stage_that_was.json").write_text("{}")
+    verify.main()
+    assert "tests/quick has the numbers of this run" in capsys.readouterr().out
+    kept = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "tests/quick/metrics").iterdir()}
+    assert kept == RUN
+    monkeypatch.setattr(
+        verify, "git_show", lambda path: (tmp_path / path).read_text() if (tmp_path / path).exists() else ""
+    )
+    monkeypatch.setattr("sys.argv", ["verify", "quick"])
+    with pytest.raises(SystemExit) as stopped:
+        verify.main()
+    assert stopped.value.code is False and "Reproduced: every value is equal." in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["verify", "--record"])
+    with pytest.raises(SystemExit, match="--record is for quick"):
+        verify.main()
+
+
 def test_without_a_repository_or_a_report_it_says_so(tmp_path, monkeypatch):
     (tmp_path / "reports").mkdir()
     monkeypatch.setattr(verify, "ROOT", tmp_path)

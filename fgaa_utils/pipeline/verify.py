@@ -2,6 +2,8 @@
 
     python -m fgaa_utils.pipeline.verify                  this checkout's reports/ with those of its last commit
     python -m fgaa_utils.pipeline.verify unseen           those of a setting's workspace with the ones it reported
+    python -m fgaa_utils.pipeline.verify quick            those of `make quick` with tests/quick/, as CI does
+    python -m fgaa_utils.pipeline.verify quick --record   write these, when a change was meant to change numbers
 
 Another processor rounds otherwise, and a sampled text that differs in one token is another text: single numbers differ from
 the third digit on. What is promised: on the same processor every number is equal to the last digit; on another, averages
@@ -11,6 +13,7 @@ lie within the committed 95 % intervals and decisions are the same.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fgaa_utils.names import LABELS, method_order
-from fgaa_utils.pipeline.settings import WORKSPACES
+from fgaa_utils.pipeline.settings import QUICK, WORKSPACES
 from fgaa_utils.project import ROOT, STAGES, frozen_stages
 
 CLOSE = 0.02  # relative difference of a number without an interval that another processor may make
 LEVEL = 0.05  # of the corrected p of a difference, below which it is decided
-METRICS, RESOURCES = "reports/metrics", "reports/resources.json"
+RECORDS = {QUICK: "tests/quick"}  # of settings that report nothing
 MISSING = "missing"
 Key = tuple[str, ...]  # stage, and the keys that lead to a value
 
@@ -181,14 +184,34 @@ def made_on(resources: dict[str, dict]) -> str:
     return "; ".join(sorted(said)) or "nothing"
 
 
+def record(setting: str, here: Path) -> None:
+    """Keep a setting's metrics as those to compare with. Raises: ValueError for a setting that reports its own."""
+    if setting not in RECORDS:
+        raise ValueError(
+            f"--record is for {', '.join(RECORDS)}; `make repro SETTING={setting}` reports its own numbers"
+        )
+    folder = ROOT / RECORDS[setting]
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(here / "metrics", folder / "metrics")
+    shutil.copy(here / "resources.json", folder)
+    print(f"{folder.relative_to(ROOT)} has the numbers of this run; commit it")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", nargs="?", help="a file of settings/ without .yaml; none: the default run")
-    setting = parser.parse_args().setting
-    place = f"reports/settings/{setting}" if setting else "reports"
+    parser.add_argument("--record", action="store_true", help="keep this run's numbers as those to compare with")
+    args = parser.parse_args()
+    setting = args.setting
+    place = RECORDS.get(setting, f"reports/settings/{setting}") if setting else "reports"
     here = WORKSPACES / setting / "reports" if setting else ROOT / "reports"
     if setting and not here.exists():
         sys.exit(f"error: {here.relative_to(ROOT)} is not there; run `make repro SETTING={setting}` first")
+    if args.record:
+        try:
+            return record(setting or "the default", here)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
     try:
         committed = committed_run(f"{place}/metrics")
         resources = json.loads(git_show(f"{place}/resources.json") or "{}")
