@@ -1,7 +1,12 @@
 # `make` lists the targets; the first two are what the README shows.
 .DEFAULT_GOAL := help
-PYTHON ?= python3
+# The newest of the Pythons that work here; one that is found and does not run (a shim) is none.
+ifndef PYTHON
+PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c 0 2> /dev/null && echo $$p && break; done)
+endif
+TORCH := torch==2.13.0 # not in the lock: which build, for which accelerator, is for the machine's index to say
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SETTING ?= gemma-3-270m
 ifeq ($(SETTING),gemma-3-270m)
@@ -13,11 +18,20 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11, 5) <= v < (3, 12) else "error: $(PYTHON) is Python " + sys.version.split()[0] + "; the locked versions need 3.11.5 or newer of 3.11: make PYTHON=/path/to/python3.11")'
+	@test -n "$(PYTHON)" || { echo "error: no python3 runs here; install Python 3.11, 3.12 or 3.13, or: make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "error: $(PYTHON) is Python " + sys.version.split()[0] + "; the locked versions are for 3.11, 3.12 and 3.13: make PYTHON=/path/to/python3.13")'
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "error: $(PYTHON) has no venv; on Debian and Ubuntu, as root: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PIP) --require-hashes --no-deps --use-pep517 -r requirements.lock && $(PIP) $(TORCH) && \
+		$(PIP) --no-deps --no-build-isolation --editable . || \
+		{ echo "error: packages could not be installed, see above; without a network, or behind a proxy, set HTTPS_PROXY or PIP_INDEX_URL; then the same command goes on"; exit 1; }
 	@touch $@
+
+lock: .venv/.ready ## write requirements.lock anew, with the versions that it has where they still fit
+	$(PIP) uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
+		--no-emit-package torch --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+	sed -i "s/ ; python_full_version < '3.14' and (sys_platform == 'darwin' or sys_platform == 'linux')//" requirements.lock
 
 setup: .venv/.ready ## make .venv with the locked versions
 
@@ -83,4 +97,4 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 nightly: check check-exports ## check, check-exports, and the whole pipeline of the paper's larger model on a stand-in
 	$(BIN)/python -m pytest -m nightly
 
-.PHONY: help setup doctor repro verify test quick again ablations check-paper check-exports lab check nightly
+.PHONY: help setup doctor repro verify test quick again ablations check-paper check-exports lab check nightly lock

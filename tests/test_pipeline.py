@@ -5,10 +5,12 @@ import hashlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import nbformat
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from fgaa_utils.params import load_params, stage_params
 from fgaa_utils.pipeline import run, wiring
@@ -140,25 +142,34 @@ def test_an_unknown_stage_is_refused():
     assert done.returncode != 0 and "did you mean 'features'" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_environment_yml_installs_the_lock_on_the_python_of_pyproject():
+def locked_versions() -> dict[str, str]:
+    """{package: version} of requirements.lock, and torch's of the Makefile."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    entries = [re.match(r"([\w.-]+)==([^\s;]+)", line) for line in lines]
+    torch = re.search(r"^TORCH := torch==(\S+)", (ROOT / "Makefile").read_text(), re.M).group(1)
+    return {entry[1]: entry[2] for entry in entries if entry} | {"torch": torch}
+
+
+def test_the_lock_has_every_package_of_the_project_with_its_hashes():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {re.sub(r"[-_.]+", "-", name.lower()) for name in names} <= set(locked_versions())
+    assert not any(spec in name for name in names for spec in "=<>"), "versions live in requirements.lock alone"
+    blocks = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text().strip())
+    assert all("--hash=sha256:" in block for block in blocks if not block.startswith("#"))
+
+
+def test_environment_yml_gives_a_python_that_the_project_takes():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python = next(d for d in environment["dependencies"] if str(d).startswith("python="))
-    pip = next(d for d in environment["dependencies"] if isinstance(d, dict))["pip"]
-    assert "-r requirements.lock" in pip and python == "python=3.11"
-    locked = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
-    project = (ROOT / "pyproject.toml").read_text()
-    names = re.search(r"dependencies = \[(.*?)\]", project, re.S).group(1) + re.search(
-        r"dev = \[(.*?)\]", project
-    ).group(1)
-    normal = {name.lower().replace("_", "-") for name in locked}
-    assert {name.lower() for name in re.findall(r'"([\w.-]+)"', names)} <= normal
-    assert not any(spec in names for spec in ("=", "<", ">")), "versions live in requirements.lock alone"
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert python.removeprefix("python=") in SpecifierSet(wanted)
 
 
 def test_installed_versions_are_the_locked_ones():
     from importlib.metadata import version
 
-    locked = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
+    locked = locked_versions()
     for name in ("torch", "nnsight", "sae-lens", "transformers", "papermill", "dvc", "numpy", "pandas", "seaborn"):
         assert version(name).split("+")[0] == locked[name], name
 
