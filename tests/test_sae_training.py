@@ -92,6 +92,27 @@ def test_saved_sae_reads_the_raw_stream(tiny, store, tmp_path):
     assert isinstance(SAE.load_from_disk(tmp_path, device="cpu"), SAE)
 
 
+def test_an_sae_is_trained_once_and_again_if_another_is_asked_for_or_its_weights_are_not_its_own(
+    tiny, tmp_path, monkeypatch
+):
+    rows = np.random.default_rng(0).integers(3, 1000, size=(44, 12)).astype(np.int32)
+    how = {key: value for key, value in TRAINING.items() if key != "d_in"}
+    trained = []
+    monkeypatch.setattr(sae_training, "train_sae", lambda *a, **k: (trained.append(1), train_sae(*a, **k)))
+
+    def record(**changes):
+        return sae_training.train_once(tiny, rows, 1, tmp_path, metadata=METADATA, **(how | changes))
+
+    first = record()
+    before = (tmp_path / "sae_weights.safetensors").read_bytes()
+    assert record() == first and len(trained) == 1 and first["made_of"]["model"] == tiny.identity
+    assert "tokens in 0 minutes; the processor: " in sae_training.record_sentence(first)
+    assert record(seed=5)["weights"] != first["weights"] and len(trained) == 2
+    assert record()["weights"] == first["weights"] and len(trained) == 3
+    (tmp_path / "sae_weights.safetensors").write_bytes(before[:-1])
+    assert record()["weights"] == first["weights"] and len(trained) == 4, "what lay there was not what it recorded"
+
+
 def test_resumed_training_equals_an_unbroken_one(tiny, store, tmp_path, monkeypatch):
     train_sae(store, tmp_path / "whole", **TRAINING, metadata=METADATA)
     step = ResidualSAE.training_forward_pass

@@ -6,8 +6,10 @@ activation is in units of the residual stream.
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +21,11 @@ from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fgaa_utils.digests import sha256
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.lm import LanguageModel, resolve_dtype
-from fgaa_utils.shards import ShardStore, digest, identity
+from fgaa_utils.project import need_space
+from fgaa_utils.shards import ShardStore, digest, identity, record_processor
 
 ROWS_PER_SHARD = 512  # of the token rows; with 127 tokens each a shard is about 83 MB in bfloat16
 
@@ -184,6 +188,43 @@ def train_sae(
     trainer.fit()
     _save_for_inference(sae, folder, batches.mean, batches.scale, metadata)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def made_of(lm: LanguageModel, rows: np.ndarray, layer: int, **how: object) -> dict:
+    """What decides a trained SAE, beside the processor: the model, the layer, the token rows, shape and course."""
+    return {"model": lm.identity, "layer": layer, "rows": digest(torch.from_numpy(rows))} | how
+
+
+def train_once(
+    lm: LanguageModel, rows: np.ndarray, layer: int, folder: Path, *, metadata: dict, **how: Any
+) -> dict[str, Any]:
+    """The record of the SAE at `folder`, record.json: {"made_of", "weights": sha256, "seconds", "processor"}.
+
+    Unless a record there is of the SAE asked for and of the weights beside it, the residual stream of the token rows
+    (rows, context) is captured and the SAE trained, as train_sae does with `how`. Raises: OSError if the disk is too small.
+    """
+    path, weights = folder / "record.json", folder / "sae_weights.safetensors"
+    wanted = made_of(lm, rows, layer, **how)
+    if path.exists() and weights.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["made_of"] == wanted and record["weights"] == sha256(weights):
+            return record
+    need_space(folder, rows.size * lm.d_model * 2 / 2**30 + 1)
+    started = time.monotonic()
+    store = capture_training_acts(lm, rows, layer, folder / "activations")
+    train_sae(store, folder, d_in=lm.d_model, device=lm.device, metadata=metadata, **how)
+    seconds = round(time.monotonic() - started)
+    record = {"made_of": wanted, "weights": sha256(weights), "seconds": seconds, "processor": record_processor()}
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def record_sentence(record: dict[str, Any]) -> str:
+    """On how many tokens, where and how long the SAE of a record was trained."""
+    tokens = record["made_of"]["tokens"] // record["made_of"]["batch"] * record["made_of"]["batch"]
+    return (
+        f"Trained on {tokens:,} tokens in {record['seconds'] / 60:.0f} minutes; the processor: {record['processor']}."
+    )
 
 
 def _mark_complete(checkpoint_path: Path | None) -> None:
