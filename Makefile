@@ -1,10 +1,11 @@
 # `make` lists the targets; the first two are what the README shows.
 .DEFAULT_GOAL := help
-# The newest of the Pythons that work here; one that is found and does not run (a shim) is none.
+# The newest Python here that runs, is of a locked version and can make environments.
+FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 ifndef PYTHON
-PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c 0 2> /dev/null && echo $$p && break; done)
+PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c "$(FITS)" 2> /dev/null && echo $$p && break; done)
 endif
-TORCH := torch==2.13.0 # not in the lock: which build, for which accelerator, is for the machine's index to say
+TORCH := torch==2.13.0# not in the lock: which build, for which accelerator, is for the machine's index to say
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -18,20 +19,19 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no python3 runs here; install Python 3.11, 3.12 or 3.13, or: make PYTHON=/path/to/python"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "error: $(PYTHON) is Python " + sys.version.split()[0] + "; the locked versions are for 3.11, 3.12 and 3.13: make PYTHON=/path/to/python3.13")'
-	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "error: $(PYTHON) has no venv; on Debian and Ubuntu, as root: apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@test -n "$(PYTHON)" && $(PYTHON) -c "$(FITS)" 2> /dev/null || { echo "error: '$(PYTHON)' is no Python 3.11, 3.12 or 3.13 with venv; on Debian and Ubuntu, as root: apt-get install python3-venv; else: make PYTHON=/path/to/python3.13"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
 	@$(PIP) --require-hashes --no-deps --use-pep517 -r requirements.lock && $(PIP) $(TORCH) && \
 		$(PIP) --no-deps --no-build-isolation --editable . || \
 		{ echo "error: packages could not be installed, see above; without a network, or behind a proxy, set HTTPS_PROXY or PIP_INDEX_URL; then the same command goes on"; exit 1; }
 	@touch $@
 
-lock: .venv/.ready ## write requirements.lock anew, with the versions that it has where they still fit
+lock: .venv/.ready ## write requirements.lock anew, with the versions that it has where they fit; UVFLAGS=--upgrade: the newest
 	$(PIP) uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
-		--no-emit-package torch --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
-	sed -i "s/ ; python_full_version < '3.14' and (sys_platform == 'darwin' or sys_platform == 'linux')//" requirements.lock
+		--no-emit-package torch --custom-compile-command "make lock" $(UVFLAGS) --output-file requirements.lock pyproject.toml
+	sed "s/ ; python_full_version < '3.14' and (sys_platform == 'darwin' or sys_platform == 'linux')//" requirements.lock > .venv/lock
+	mv .venv/lock requirements.lock
 
 setup: .venv/.ready ## make .venv with the locked versions
 
@@ -91,7 +91,6 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	$(BIN)/nbstripout --verify --extra-keys "metadata.language_info metadata.papermill cell.metadata.papermill" notebooks/*.ipynb
 	$(MAKE) test
 	$(MAKE) quick
-	$(MAKE) verify SETTING=quick
 	$(BIN)/python -m pytest -m pipeline
 
 nightly: check check-exports ## check, check-exports, and the whole pipeline of the paper's larger model on a stand-in

@@ -120,7 +120,9 @@ def test_sets_of_behaviours_are_also_compared_alone(monkeypatch):
     assert found["test"]["paired"]["caa"]["value"] == pytest.approx(lead, abs=1e-4)
     shown = corrected.sets_table(found)
     assert shown.loc["CAA", "NG minus it, `test`"].startswith(f"{lead:+.2f} [") and shown.loc["NG"].iloc[1] == ""
-    assert corrected.sets_sentence(found).startswith("Set by set: the 2 of `test` and the 2 of `later`, each alone")
+    assert corrected.sets_sentence(found).startswith(
+        "Each set of behaviours alone: the 2 of `test` and the 2 of `later`."
+    )
     one = corrected.corrected_metrics(results, labels, draws=50, seed=0, sets={"test": keys})
     assert one["sets"] == {}, "they are all"
 

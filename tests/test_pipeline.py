@@ -146,7 +146,7 @@ def locked_versions() -> dict[str, str]:
     """{package: version} of requirements.lock, and torch's of the Makefile."""
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     entries = [re.match(r"([\w.-]+)==([^\s;]+)", line) for line in lines]
-    torch = re.search(r"^TORCH := torch==(\S+)", (ROOT / "Makefile").read_text(), re.M).group(1)
+    torch = re.search(r"^TORCH := torch==([\d.]+)", (ROOT / "Makefile").read_text(), re.M).group(1)
     return {entry[1]: entry[2] for entry in entries if entry} | {"torch": torch}
 
 
@@ -155,6 +155,8 @@ def test_the_lock_has_every_package_of_the_project_with_its_hashes():
     names = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     assert {re.sub(r"[-_.]+", "-", name.lower()) for name in names} <= set(locked_versions())
     assert not any(spec in name for name in names for spec in "=<>"), "versions live in requirements.lock alone"
+    uv = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]
+    assert f"torch=={locked_versions()['torch']}" in uv["constraint-dependencies"]
     blocks = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text().strip())
     assert all("--hash=sha256:" in block for block in blocks if not block.startswith("#"))
 

@@ -106,8 +106,11 @@ def test_an_sae_is_trained_once_and_again_if_another_is_asked_for_or_its_weights
     first = record()
     before = (tmp_path / "sae_weights.safetensors").read_bytes()
     assert record() == first and len(trained) == 1 and first["made_of"]["model"] == tiny.identity
-    assert "tokens in 0 minutes; the processor: " in sae_training.record_sentence(first)
+    assert sae_training.record_sentence(first) == f"Trained on 1,600 tokens in 0 minutes, on {first['processor']}."
     assert record(seed=5)["weights"] != first["weights"] and len(trained) == 2
+    assert sae_training.record_sentence(record(seed=5)).startswith("Trained on 1,600 tokens, on "), (
+        "from kept activations"
+    )
     assert record()["weights"] == first["weights"] and len(trained) == 3
     (tmp_path / "sae_weights.safetensors").write_bytes(before[:-1])
     assert record()["weights"] == first["weights"] and len(trained) == 4, "what lay there was not what it recorded"

@@ -168,6 +168,18 @@ def test_what_no_choice_had_seen_comes_first():
     assert table.loc["prompting", "NG minus it, on the 1"] == "-0.20 [-0.30, -0.10], p = 0.001"
 
 
+def test_behaviours_that_were_read_for_the_first_time_are_told_of_alone():
+    sure = with_natural(0.45, CORRECTED)
+    assert v.newest_sentence(sure) == "" == v.newest_sentence(with_natural(0.45))
+    lead = {"value": 0.05, "lo": -0.01, "hi": 0.11, "p": 0.2}
+    newest = {"bcs": {"ng": {"value": 0.3, "lo": 0.2, "hi": 0.4, "n": 24}}, "paired": {"caa": lead, "prompting": lead}}
+    sure["corrected"] = sure["corrected"] | {"sets": {"test": newest, "later": newest}}
+    assert v.unseen_sentence(sure).endswith(
+        ". On the 24 of them that were read for the first time it differs by +0.05 [-0.01, +0.11], p = 0.20 from CAA; "
+        "+0.05 [-0.01, +0.11], p = 0.20 from prompting."
+    )
+
+
 @pytest.mark.parametrize(
     ("p", "said"),
     [

@@ -16,7 +16,7 @@ from torch import Tensor
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.evaluation import cells as ev
 from fgaa_utils.evaluation.ablation_plan import ABLATION, DEFAULT
-from fgaa_utils.evaluation.scores import most_sampled, smoothed
+from fgaa_utils.evaluation.scores import smoothed
 from fgaa_utils.method.approximator import (
     EffectMap,
     Moments,
@@ -186,15 +186,20 @@ def run_cells(
     cells: pd.DataFrame,
     vectors: dict[Cell, Tensor],
     split: ev.Split,
+    *,
+    first: bool = False,
 ) -> pd.DataFrame:
-    """Scored samples of the cells, as of Bench.samples, generated for groups of vectors and kept vector by vector: a
-    row that is added, changed or moved leaves the texts of all others as they are. An empty frame of no cells."""
+    """Scored samples of the cells, as of Bench.samples, or of Bench.first_samples, generated for groups of vectors and kept
+    vector by vector: a row that is added, changed or moved leaves the texts of all others as they are. An empty frame of no
+    cells."""
     if cells.empty:
         return pd.DataFrame()
     rows = {
         name: ev.expand_samples(part, split.prompts, split.samples, seeds=(bench.seed, split.number))
         for name, part in cells.groupby(CELL, sort=False)
     }
+    if first:
+        rows = {name: part[part["sample"] == 0] for name, part in rows.items()}
     files = {name: _kept(bench, part, vectors[name]) for name, part in rows.items()}
     _generate(bench, {name: rows[name] for name in rows if not files[name].exists()}, files, vectors, split.name)
     read = [rows[name].assign(text=pd.read_parquet(files[name]).text.to_numpy()) for name in rows]
@@ -234,12 +239,11 @@ def _generate(
 
 
 def best_scales(scores: pd.DataFrame, *, smoothing: float = 0.0) -> dict[Cell, tuple[float, float]]:
-    """{name: (scale, coeff)}: the scale of the highest BCS of each vector, smoothed as in choose_cells, among those with the
-    most samples, of equal ones the smallest; scores as of cell_scores."""
-    of = ["target", "method", "variant"]
-    ranked = scores.assign(smooth=smoothed(scores, smoothing))[most_sampled(scores, of)]
+    """{name: (scale, coeff)}: the scale of the highest BCS of each vector, smoothed as in choose_cells, of equal ones the
+    smallest; scores as of cell_scores."""
+    ranked = scores.assign(smooth=smoothed(scores, smoothing))
     ranked = ranked.sort_values(["smooth", "scale"], ascending=[False, True], kind="stable")
-    best = ranked.drop_duplicates(of)
+    best = ranked.drop_duplicates(["target", "method", "variant"])
     return {(c.target, c.method, c.variant): (c.scale, c.coeff) for c in best.itertuples()}
 
 

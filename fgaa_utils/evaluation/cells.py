@@ -1,7 +1,7 @@
 """Steered samples over behaviours, methods, scales and prompts: made, scored, and the choice made on validation.
 
-A cell is one vector at one scale; its samples are `prompts` x `samples` texts, with the same random numbers in
-every cell of a split, so that cells are compared on equal luck.
+A cell is one vector at one scale; its samples are `prompts` x `samples` texts (in a race some cells have the first of each
+prompt alone), with the same random numbers in every cell of a split, so that cells are compared on equal luck.
 """
 
 from collections.abc import Iterable
@@ -130,7 +130,7 @@ def announce(judge: Judge, samples: pd.DataFrame, behaviours: list[str]) -> None
 
 @dataclass(frozen=True)
 class Split:
-    """Prompts, samples of each in every cell, and what the split adds to the run's seed."""
+    """Prompts, samples of each in a cell, and what the split adds to the run's seed."""
 
     name: str
     prompts: list[str]
@@ -200,7 +200,8 @@ class Bench:
         smoothing: float,
     ) -> pd.DataFrame:
         """Few samples where they tell little: the first of every prompt in all cells, the rest in the `finalists` cells of
-        each behaviour and method that lead by these (scores.leading_cells). 0 finalists: `samples`."""
+        each behaviour and method that lead by these (scores.leading_cells); what all behaviours share gets them if it leads
+        for one. 0 finalists: `samples`."""
         if finalists == 0:
             return self.samples(cells, vectors, split, prefixes)
         first = self.first_samples(cells, vectors, split, prefixes)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fgaa_utils.evaluation.results import Results
 from fgaa_utils.evaluation.scores import chosen_samples
+from fgaa_utils.evaluation.verdict import lead
 from fgaa_utils.figures import listed, with_interval
 from fgaa_utils.names import LABELS, METHODS, PAPER_METHODS, PROMPTING, method_order
 from fgaa_utils.stats import against_others, average_estimate
@@ -119,7 +120,10 @@ def sets_sentence(sets: dict[str, dict]) -> str:
     """How many behaviours each set has, and how many comparisons its p are corrected for."""
     counts = [f"the {found['bcs']['ng']['n']} of `{name}`" for name, found in sets.items()]
     others = len(next(iter(sets.values()))["paired"])
-    return f"Set by set: {listed(counts)}, each alone, its p corrected for {others} comparisons (Holm)."
+    return (
+        f"Each set of behaviours alone: {listed(counts)}. p is corrected (Holm) for the {others} comparisons within a set, not "
+        "for there being several sets."
+    )
 
 
 def sets_table(sets: dict[str, dict]) -> pd.DataFrame:
@@ -129,8 +133,5 @@ def sets_table(sets: dict[str, dict]) -> pd.DataFrame:
     for name, found in sets.items():
         for m in order:
             rows[LABELS[m]][f"BCS, `{name}`"] = with_interval(found["bcs"][m], ".2f")
-        for m in order:
-            p = found["paired"].get(m)
-            said = f"{p['value']:+.2f} [{p['lo']:+.2f}, {p['hi']:+.2f}], p = {p['p']:.3f}" if p else ""
-            rows[LABELS[m]][f"NG minus it, `{name}`"] = said
+            rows[LABELS[m]][f"NG minus it, `{name}`"] = lead(found["paired"].get(m))
     return pd.DataFrame(rows).T.rename_axis("method")

@@ -19,7 +19,7 @@ CAPTIONS = {  # what each figure shows, by the name under which it is saved
     "figures_E1_E2": "Behaviour against coherence along the scales, by behaviour and on average; large marks are the reported scales, stars are unsteered text and prompting, which have no scale.",
     "off_target": "Behaviour scores above those of unsteered text: rows are the behaviours steered towards, columns the behaviours that the texts show.",
     "figures_A1_A2": "The best validation BCS over scales for every n1, on one sample of every prompt; one line a behaviour; diamonds are means over behaviours with Student's 95 % interval.",
-    "figure_A4": "The best validation BCS over scales for numbers of positive (n1) and negative (n2) latents, for two behaviours and on average.",
+    "figure_A4": "The best validation BCS over scales, on one sample of every prompt, for numbers of positive (n1) and negative (n2) latents, for two behaviours and on average.",
 }
 MANY = 12  # behaviours, above which a figure names them otherwise or not at all
 DASHES = {

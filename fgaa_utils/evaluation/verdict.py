@@ -7,10 +7,11 @@ Where texts of the run were labelled, scores and differences are those corrected
 import pandas as pd
 
 from fgaa_utils.figures import listed, with_interval
-from fgaa_utils.names import CONTROLS, LABELS, METHODS, PAPER_METHODS, PROMPTING, method_order
+from fgaa_utils.names import CONTROLS, LABELS, METHODS, PAPER_METHODS, PROMPTING, UNSEEN, method_order
 
 LEVEL = 0.05  # of a corrected p below which a difference is decided
 FGAA, NG = "fgaa", "ng"
+NEWEST = UNSEEN[-1]  # the set that no reading had before
 OUTCOMES = ("beats", "loses to", "is not told apart from")
 Paired = dict[str, dict]  # a method's difference to each other one: value, lo, hi, p, n, detectable
 
@@ -33,7 +34,20 @@ def unseen_sentence(evaluation: dict) -> str:
     """NG on behaviours that no method was tuned on, against each method of the paper and prompting."""
     paired = differences(evaluation, NG)
     where = f"On {of_behaviours(evaluation, 'behaviours')} that no method was tuned on"
-    return f"**{where}, steering by natural gradient (NG) {place(paired)}.** {standing(evaluation, NG)}."
+    said = f"**{where}, steering by natural gradient (NG) {place(paired)}.** {standing(evaluation, NG)}."
+    return said + newest_sentence(evaluation)
+
+
+def newest_sentence(evaluation: dict) -> str:
+    """NG's differences, by labels, on the behaviours of the newest set alone, which no earlier reading had; empty without."""
+    newest = (labels_of(evaluation) or {}).get("sets", {}).get(NEWEST)
+    if not newest:
+        return ""
+    told = [
+        f"{lead(newest['paired'][m])} from {LABELS[m]}" for m in (*PAPER_METHODS, PROMPTING) if m in newest["paired"]
+    ]
+    count = newest["bcs"][NG]["n"]
+    return f" On the {count} of them that were read for the first time it differs by {'; '.join(told)}."
 
 
 def run_sentence(evaluation: dict) -> str:

@@ -135,7 +135,10 @@ def tidy(path: Path, source: str) -> None:
 
 
 def found_shards(stage: str, began: float) -> bool:
-    """Whether a store that a run opened since `began` (s) holds shards from before it; opening writes identity.json."""
+    """Whether a store that a run opened since `began` (s) holds shards from before it, which opening notes in identity.json,
+    or the stage's own record of what it made once is from before it."""
+    if any(record.stat().st_mtime < began for record in (DATA / stage).glob("record.json")):
+        return True
     opened = [path.parent for path in (DATA / stage).rglob("identity.json") if path.stat().st_mtime >= began]
     return any(shard.stat().st_mtime < began for folder in opened for shard in folder.glob("shard_*"))
 

@@ -2,7 +2,7 @@
 
     python -m fgaa_utils.pipeline.verify                  this checkout's reports/ with those of its last commit
     python -m fgaa_utils.pipeline.verify unseen           those of a setting's workspace with the ones it reported
-    python -m fgaa_utils.pipeline.verify quick            those of `make quick` with tests/quick/, as CI does
+    python -m fgaa_utils.pipeline.verify quick            those of `make quick` with tests/quick/
     python -m fgaa_utils.pipeline.verify quick --record   write these, when a change was meant to change numbers
 
 Another processor rounds otherwise, and a sampled text that differs in one token is another text: single numbers differ from

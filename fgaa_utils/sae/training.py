@@ -198,7 +198,8 @@ def made_of(lm: LanguageModel, rows: np.ndarray, layer: int, **how: object) -> d
 def train_once(
     lm: LanguageModel, rows: np.ndarray, layer: int, folder: Path, *, metadata: dict, **how: Any
 ) -> dict[str, Any]:
-    """The record of the SAE at `folder`, record.json: {"made_of", "weights": sha256, "seconds", "processor"}.
+    """The record of the SAE at `folder`, record.json: {"made_of", "weights": sha256, "seconds", "processor"}; seconds are None
+    of a training that went on from an earlier one.
 
     Unless a record there is of the SAE asked for and of the weights beside it, the residual stream of the token rows
     (rows, context) is captured and the SAE trained, as train_sae does with `how`. Raises: OSError if the disk is too small.
@@ -210,10 +211,10 @@ def train_once(
         if record["made_of"] == wanted and record["weights"] == sha256(weights):
             return record
     need_space(folder, rows.size * lm.d_model * 2 / 2**30 + 1)
-    started = time.monotonic()
+    began, resumed = time.monotonic(), any((folder / name).exists() for name in ("activations", "checkpoints"))
     store = capture_training_acts(lm, rows, layer, folder / "activations")
     train_sae(store, folder, d_in=lm.d_model, device=lm.device, metadata=metadata, **how)
-    seconds = round(time.monotonic() - started)
+    seconds = None if resumed else round(time.monotonic() - began)
     record = {"made_of": wanted, "weights": sha256(weights), "seconds": seconds, "processor": record_processor()}
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
@@ -222,9 +223,8 @@ def train_once(
 def record_sentence(record: dict[str, Any]) -> str:
     """On how many tokens, where and how long the SAE of a record was trained."""
     tokens = record["made_of"]["tokens"] // record["made_of"]["batch"] * record["made_of"]["batch"]
-    return (
-        f"Trained on {tokens:,} tokens in {record['seconds'] / 60:.0f} minutes; the processor: {record['processor']}."
-    )
+    took = f" in {record['seconds'] / 60:.0f} minutes" if record["seconds"] is not None else ""
+    return f"Trained on {tokens:,} tokens{took}, on {record['processor']}."
 
 
 def _mark_complete(checkpoint_path: Path | None) -> None:
