@@ -172,11 +172,12 @@ def test_behaviours_that_were_read_for_the_first_time_are_told_of_alone():
     sure = with_natural(0.45, CORRECTED)
     assert v.newest_sentence(sure) == "" == v.newest_sentence(with_natural(0.45))
     lead = {"value": 0.05, "lo": -0.01, "hi": 0.11, "p": 0.2}
-    newest = {"bcs": {"ng": {"value": 0.3, "lo": 0.2, "hi": 0.4, "n": 24}}, "paired": {"caa": lead, "prompting": lead}}
+    paired = {"caa": lead, "sae": lead | {"value": 0.2}, "prompting": lead | {"value": -0.02}}
+    newest = {"bcs": {"ng": {"value": 0.3, "lo": 0.2, "hi": 0.4, "n": 24}}, "paired": paired}
     sure["corrected"] = sure["corrected"] | {"sets": {"test": newest, "later": newest}}
     assert v.unseen_sentence(sure).endswith(
-        ". On the 24 of them that were read for the first time it differs by +0.05 [-0.01, +0.11], p = 0.20 from CAA; "
-        "+0.05 [-0.01, +0.11], p = 0.20 from prompting."
+        ". On the 24 of them that were read for the first time NG minus CAA is +0.05 [-0.01, +0.11], p = 0.20 and NG minus "
+        "prompting is -0.02 [-0.01, +0.11], p = 0.20."
     )
 
 

@@ -39,15 +39,15 @@ def unseen_sentence(evaluation: dict) -> str:
 
 
 def newest_sentence(evaluation: dict) -> str:
-    """NG's differences, by labels, on the behaviours of the newest set alone, which no earlier reading had; empty without."""
+    """NG against the closest of the paper's methods and prompting, by labels, on the behaviours of the newest set alone, which
+    no earlier reading had; empty without."""
     newest = (labels_of(evaluation) or {}).get("sets", {}).get(NEWEST)
     if not newest:
         return ""
-    told = [
-        f"{lead(newest['paired'][m])} from {LABELS[m]}" for m in (*PAPER_METHODS, PROMPTING) if m in newest["paired"]
-    ]
-    count = newest["bcs"][NG]["n"]
-    return f" On the {count} of them that were read for the first time it differs by {'; '.join(told)}."
+    paired = newest["paired"]
+    rival = min((m for m in PAPER_METHODS if m in paired), key=lambda m: paired[m]["value"])
+    told = listed(f"NG minus {LABELS[m]} is {lead(paired[m])}" for m in (rival, PROMPTING))
+    return f" On the {newest['bcs'][NG]['n']} of them that were read for the first time {told}."
 
 
 def run_sentence(evaluation: dict) -> str:
