@@ -88,7 +88,7 @@ def corrected_metrics(
         return {}
     scores = corrected_scores(results, cells)
     paired = {m: against_others(scores, m) for m in ("fgaa", "ng") if m in scores}
-    found = {
+    found: dict = {
         "bcs": _averages(scores, draws, seed),
         "paired": paired,
         "labels": sum(map(len, cells.values())),
