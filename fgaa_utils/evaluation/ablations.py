@@ -194,12 +194,7 @@ def run_cells(
     cells."""
     if cells.empty:
         return pd.DataFrame()
-    rows = {
-        name: ev.expand_samples(part, split.prompts, split.samples, seeds=(bench.seed, split.number))
-        for name, part in cells.groupby(CELL, sort=False)
-    }
-    if first:
-        rows = {name: part[part["sample"] == 0] for name, part in rows.items()}
+    rows = {name: bench.rows(part, split, first=first) for name, part in cells.groupby(CELL, sort=False)}
     files = {name: _kept(bench, part, vectors[name]) for name, part in rows.items()}
     _generate(bench, {name: rows[name] for name in rows if not files[name].exists()}, files, vectors, split.name)
     read = [rows[name].assign(text=pd.read_parquet(files[name]).text.to_numpy()) for name in rows]

@@ -176,7 +176,7 @@ class Bench:
         prefixes: dict[Cell, list[int]] | None = None,
     ) -> pd.DataFrame:
         """Scored samples of the cells on a split; prefixes stand before the prompts of the cells that they name."""
-        return self._scored(self._rows(cells, split), vectors, f"{split.name} samples", prefixes)
+        return self._scored(self.rows(cells, split), vectors, f"{split.name} samples", prefixes)
 
     def first_samples(
         self,
@@ -186,8 +186,7 @@ class Bench:
         prefixes: dict[Cell, list[int]] | None = None,
     ) -> pd.DataFrame:
         """The part of `samples` that is the first sample of every prompt."""
-        rows = self._rows(cells, split)
-        return self._scored(rows[rows["sample"] == 0], vectors, f"first {split.name} samples", prefixes)
+        return self._scored(self.rows(cells, split, first=True), vectors, f"first {split.name} samples", prefixes)
 
     def raced(
         self,
@@ -206,15 +205,17 @@ class Bench:
             return self.samples(cells, vectors, split, prefixes)
         first = self.first_samples(cells, vectors, split, prefixes)
         leading = leading_cells(cell_scores(first, self.behaviours), finalists, smoothing=smoothing)
-        rows = self._rows(cells, split)
+        rows = self.rows(cells, split)
         rest = only_chosen(rows[rows["sample"] > 0], leading)
         if rest.empty:
             return first
         more = self._scored(rest, vectors, f"{split.name} samples of the leading cells", prefixes)
         return pd.concat([first, more]).sort_index()
 
-    def _rows(self, cells: pd.DataFrame, split: Split) -> pd.DataFrame:
-        return expand_samples(cells, split.prompts, split.samples, seeds=(self.seed, split.number))
+    def rows(self, cells: pd.DataFrame, split: Split, *, first: bool = False) -> pd.DataFrame:
+        """The texts to make of the cells on a split (see expand_samples), or the first sample of every prompt alone."""
+        rows = expand_samples(cells, split.prompts, split.samples, seeds=(self.seed, split.number))
+        return rows[rows["sample"] == 0] if first else rows
 
     def _scored(
         self, rows: pd.DataFrame, vectors: dict[Cell, Tensor], progress: str, prefixes: dict[Cell, list[int]] | None
