@@ -275,7 +275,8 @@ def test_coherence_falls_with_severity(real):
 def test_coherence_agrees_with_labels_that_trained_nothing(real):
     others = of_last_lot(real)
     scores, known = real.coherence(others.text.tolist()), others.coherence_label.to_numpy()
-    assert rank_correlation(known, scores) > 0.55 and label_auc(known, scores) > 0.75
+    # With all labels the judge has about 0.6 on the whole lot; on a third of it the standard error is 0.05.
+    assert rank_correlation(known, scores) > 0.5 and label_auc(known, scores) > 0.75
     assert abs(scores.mean() - known.mean()) < 0.1  # calibrated, not only in the right order
 
 
