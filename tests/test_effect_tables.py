@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_effects import COURSE
 
 from fgaa_utils.method.approximator import EffectMap, latent_correlations
 from fgaa_utils.method.effect_figures import (
@@ -13,7 +14,6 @@ from fgaa_utils.method.effect_figures import (
     latents_caption,
     scales_caption,
 )
-from fgaa_utils.method.effect_fits import Fits
 from fgaa_utils.method.effect_tables import (
     choice_sentence,
     curve_gains,
@@ -23,6 +23,7 @@ from fgaa_utils.method.effect_tables import (
     growth,
     latent_sentence,
     latent_table,
+    made_sentence,
     rise_table,
     rounded,
     scale_sentence,
@@ -44,6 +45,12 @@ SCORES = {
         "retrieval_cosine": 0.1,
         "retrieval_top1": 0.2,
     },
+}
+RECORD = {
+    "ridge_strength": 1.0,
+    "reduced_rank": {"strength": 0.003, "rank": 70},
+    "seconds": 3600,
+    "processor": "a processor",
 }
 CEILING = {"r2": 0.884, "cosine": 0.845}
 
@@ -83,9 +90,13 @@ def test_the_verdict_names_who_predicts_and_who_finds():
 
 
 def test_the_choice_of_the_cross_validation():
-    fits = Fits(MAPS, np.array([0.1, 1.0, 3.0]), {"strength": 0.003, "rank": 70})
-    said = choice_sentence(fits, 640)
+    said = choice_sentence(RECORD, 640)
     assert "median over latents: 1;" in said and "strength 0.003, rank 70 of 640" in said
+
+
+def test_where_and_how_long_the_maps_were_made():
+    assert made_sentence(RECORD) == "Rollouts and fits were made in 60 minutes on a processor."
+    assert made_sentence(RECORD | {"seconds": None}) == "Rollouts and fits were made on a processor."
 
 
 def test_gains_are_of_the_last_step_of_each_fit():
@@ -133,15 +144,15 @@ def effects():
 
 
 def test_metrics_count_the_data_and_round_the_scores():
-    sizes = {"chunk_size": 20, "heldout_rollouts": 3, "unsteered_rollouts": 30}
+    sizes = {"heldout_rollouts": 3, "unsteered_rollouts": 30}
     data = SimpleNamespace(
         **sizes, heldout=np.arange(4), scales=torch.tensor([1.0, 5.04, 9.0]), lm=SimpleNamespace(identity="tiny:0")
     )
-    fits = Fits(MAPS, np.array([0.1, 1.0, 3.0]), {"strength": 0.003, "rank": 70})
+    made = SimpleNamespace(data=data, course=COURSE, record=RECORD, curve=curve(ridge=[0.1]))
     scores = {"ridge": {"r2": 0.123456}, "ceiling": {"r2": 0.9}}
-    assert effects_metrics(data, 3, fits, scores, curve(ridge=[0.1])) == {
-        "vectors": 60,
-        "rollouts": 60,
+    assert effects_metrics(made, scores) == {
+        "vectors": 48,
+        "rollouts": 48,
         "heldout_vectors": 4,
         "heldout_rollouts": 12,
         "unsteered_rollouts": 30,

@@ -25,6 +25,7 @@ def draw_learning_curve(curve: pd.DataFrame, ceiling: dict[str, float], n: int) 
     """R2, centred cosine and retrieval among `n` held-out rows against the number of vectors, a line a fit; dotted what a
     perfect map would score, where noise sets a ceiling."""
     panels = {"r2": "R2", "cosine": "centred cosine", "retrieval_top1": f"retrieval, top 1 of {n}"}
+    panels = {score: title for score, title in panels.items() if score in curve}
     long = curve.melt(["vectors", "fit"], value_vars=list(panels), var_name="score")
     grid = sns.relplot(
         long.assign(score=long.score.map(panels)),

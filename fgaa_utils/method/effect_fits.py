@@ -79,7 +79,8 @@ def mean_effect(folds: list[Moments]) -> Tensor:
     return (sum(folds[1:], folds[0]).y / sum(f.n for f in folds)).float()
 
 
-def _adam(data: EffectData, chunks: int, settings: Settings) -> EffectMap:
+def fit_published(data: EffectData, chunks: int, settings: Settings) -> EffectMap:
+    """Adam's map of the first chunks."""
     return fit_adam(
         lambda: data.chunks(chunks),
         settings.identity,
@@ -96,7 +97,7 @@ def fit_maps(data: EffectData, folds: list[Moments], settings: Settings) -> Fits
     """Every fit to all folds, which are the first chunks of the effect data."""
     ridge, strengths = fit_ridge(folds, settings.ridge_strengths, settings.identity)
     reduced_rank, (strength, rank) = fit_reduced_rank(folds, settings.ridge_strengths, settings.identity)
-    maps = {"ridge": ridge, "reduced_rank": reduced_rank, "adam": _adam(data, len(folds), settings)}
+    maps = {"ridge": ridge, "reduced_rank": reduced_rank, "adam": fit_published(data, len(folds), settings)}
     return Fits(maps, strengths, {"strength": strength, "rank": rank})
 
 
@@ -135,7 +136,7 @@ def learning_curve(
         if count == len(folds):
             fitted["Adam"] = adam
         elif count in (2, len(folds) // 2):
-            fitted["Adam"] = _adam(data, count, settings)
+            fitted["Adam"] = fit_published(data, count, settings)
         rows += [{"vectors": count * data.chunk_size, "fit": fit} | heldout.judge(m) for fit, m in fitted.items()]
     return pd.DataFrame(rows)
 

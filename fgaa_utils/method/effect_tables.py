@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fgaa_utils.figures import listed
 from fgaa_utils.method.approximator import EffectMap, latent_correlations
-from fgaa_utils.method.effect_fits import Fits, best_fit, own_latents, spread_of_effects
-from fgaa_utils.method.effects import EffectData
+from fgaa_utils.method.effect_fits import best_fit, own_latents, spread_of_effects
+from fgaa_utils.method.effects_once import Effects
 
 RISES = 0.005  # of R2: a step of the learning curve that adds less is flat
 
@@ -42,12 +42,19 @@ def score_table(scores: dict[str, dict[str, float]], ceiling: dict[str, float]) 
     return pd.DataFrame.from_dict(rows, orient="index")[list(columns)].rename(columns=columns).rename_axis("prediction")
 
 
-def choice_sentence(fits: Fits, d_model: int) -> str:
-    """What cross-validation chose for the ridge and the reduced rank."""
+def choice_sentence(record: dict[str, Any], d_model: int) -> str:
+    """What cross-validation chose for the ridge and the reduced rank; record: of effects_once."""
+    chosen = record["reduced_rank"]
     return (
-        f"Strength of the ridge, median over latents: {np.median(fits.strengths):g}; reduced rank: strength "
-        f"{fits.choice['strength']:g}, rank {fits.choice['rank']} of {d_model}."
+        f"Strength of the ridge, median over latents: {record['ridge_strength']:g}; reduced rank: strength "
+        f"{chosen['strength']:g}, rank {chosen['rank']} of {d_model}."
     )
+
+
+def made_sentence(record: dict[str, Any]) -> str:
+    """Where the maps were fitted, and how long rollouts and fits took."""
+    took = f" in {record['seconds'] / 60:.0f} minutes" if record["seconds"] is not None else ""
+    return f"Rollouts and fits were made{took} on {record['processor']}."
 
 
 def verdict(scores: dict[str, dict[str, float]], ceiling: dict[str, float], maps: dict[str, EffectMap], n: int) -> str:
@@ -93,8 +100,9 @@ def curve_metrics(curve: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def curve_rows(curve: pd.DataFrame) -> list[dict]:
-    """The learning curve for reports/plots/: vectors, fit, r2, cosine, retrieval_top1."""
-    return curve[["vectors", "fit", "r2", "cosine", "retrieval_top1"]].round(4).to_dict("records")
+    """The learning curve for reports/plots/: vectors, fit, r2 and, where they were kept, cosine and retrieval_top1."""
+    wanted = ["vectors", "fit", "r2", "cosine", "retrieval_top1"]
+    return curve[[column for column in wanted if column in curve]].round(4).to_dict("records")
 
 
 def rounded(scores: dict[str, float]) -> dict[str, float]:
@@ -102,11 +110,10 @@ def rounded(scores: dict[str, float]) -> dict[str, float]:
     return {key: round(value, 4) for key, value in scores.items()}
 
 
-def effects_metrics(
-    data: EffectData, chunks: int, fits: Fits, scores: dict[str, dict[str, float]], curve: pd.DataFrame
-) -> dict:
-    """What reports/metrics/effects.json holds of fits to `chunks` chunks; scores: of predictions and of the ceiling."""
-    found: dict[str, Any] = dict.fromkeys(("vectors", "rollouts"), chunks * data.chunk_size)
+def effects_metrics(made: Effects, scores: dict[str, dict[str, float]]) -> dict:
+    """What reports/metrics/effects.json holds; scores: of predictions and of the ceiling."""
+    data, course = made.data, made.course
+    found: dict[str, Any] = dict.fromkeys(("vectors", "rollouts"), course.chunks * course.chunk_size)
     return (
         found
         | {
@@ -114,10 +121,10 @@ def effects_metrics(
             "heldout_rollouts": len(data.heldout) * data.heldout_rollouts,
             "unsteered_rollouts": data.unsteered_rollouts,
             "model": data.lm.identity,
-            "median_ridge_strength": float(np.median(fits.strengths)),
-            "reduced_rank_choice": fits.choice,
+            "median_ridge_strength": made.record["ridge_strength"],
+            "reduced_rank_choice": made.record["reduced_rank"],
             "median_scale": round(float(data.scales.median()), 1),
-            "learning_curve": curve_metrics(curve),
+            "learning_curve": curve_metrics(made.curve),
         }
         | {name: rounded(entries) for name, entries in scores.items()}
     )

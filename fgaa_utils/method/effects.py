@@ -222,10 +222,14 @@ class EffectData:
         """Activations (rows, d_sae) of rows made by opener_rows, less the unsteered mean of each row's opener."""
         return activations.float() - self._baseline[torch.arange(len(activations)) % len(self.openers)]
 
+    def vectors(self, number: int) -> EffectVectors:
+        """The vectors of one training chunk."""
+        W_dec = decoder_rows(self.sae)
+        return chunk_vectors(W_dec, self.scales, self.allowed, chunk=number, size=self.chunk_size, seed=self.seed)
+
     def chunk(self, number: int) -> tuple[EffectVectors, Tensor]:
         """(vectors, mean activations (chunk_size, d_sae) float16) of one training chunk, one rollout a vector."""
-        W_dec = decoder_rows(self.sae)
-        vectors = chunk_vectors(W_dec, self.scales, self.allowed, chunk=number, size=self.chunk_size, seed=self.seed)
+        vectors = self.vectors(number)
         rows = opener_rows(self.openers, vectors.x, vectors.scale, repeats=1, seeds=(self.seed, 2, number))
         return vectors, self._activations(f"chunk_{number:03d}", rows)
 
