@@ -4,7 +4,7 @@ import pytest
 
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.judges import choose
-from fgaa_utils.judges.choose import announce, check_kinds, judge_rows, open_judge
+from fgaa_utils.judges.choose import Judges, announce, check_kinds, judge_rows, open_judge
 from fgaa_utils.judges.labels import rank_correlations
 
 SERVER = {"concurrency": 2, "timeout": 1.0, "attempts": 1}
@@ -74,6 +74,26 @@ def test_hf_is_asked_for_its_model_on_the_device(asked, monkeypatch):
     monkeypatch.setattr(choose, "ModelJudge", lambda model, behaviours, *, device: (model, device))
     assert open_judge("hf", [], model="small", device="cuda:1", **asked) == ("small", "cuda:1")
     assert open_judge("hf", [], model="org/name", **asked) == ("org/name", "auto")
+
+
+def test_the_judges_of_a_run_are_kept_and_opened_by_kind(monkeypatch, tmp_path):
+    judges = Judges("local", ["hf"], "small", SERVER, "smollm2")
+    judges.write(tmp_path / "judges.json")
+    assert Judges.read(tmp_path / "judges.json") == judges
+    monkeypatch.setattr(choose, "LocalJudge", Loaded)
+    monkeypatch.setattr(choose, "ModelJudge", lambda model, behaviours, *, device: (model, device))
+    place = {"fitted": tmp_path / "judge.safetensors", "folder": tmp_path, "device": "cpu"}
+    opened = judges.open_judge("local", [LOVE], **place).opened
+    assert opened == ("judge.safetensors", choose.MODEL / "smollm2", tmp_path / "readings")
+    assert judges.open_judge("hf", [LOVE], **place) == ("small", "cpu")
+
+
+def test_judges_that_do_not_exist_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown judge 'fh'; did you mean 'hf'"):
+        Judges("local", ["fh"], "small", SERVER, "smollm2")
+    (tmp_path / "judges.json").write_text('{"kind": 1}')
+    with pytest.raises(ValueError, match=r"judges.json names no judges .*; run `dvc repro judge`"):
+        Judges.read(tmp_path / "judges.json")
 
 
 def test_rows_are_judged_for_their_own_target_in_their_own_order():

@@ -1,5 +1,7 @@
 """The judge that is asked for: local (default), any OpenAI-compatible server, or a local instruct model."""
 
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +10,7 @@ from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.judges.local import Judge, LocalJudge
 from fgaa_utils.judges.model import ModelJudge
 from fgaa_utils.judges.server import ServerJudge
-from fgaa_utils.project import unknown
+from fgaa_utils.project import MODEL, unknown
 
 KINDS = ["local", "openai", "hf"]
 
@@ -51,6 +53,48 @@ def open_judge(
     if absent := [b.key for b in behaviours if b.key not in local.behaviours]:
         raise ValueError(f"the judge of {fitted.name} was not fitted to {', '.join(absent)}; run `dvc repro judge`")
     return local
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The kinds of judge of a run, data/judge/judges.json: the one that scores and those it is compared with, the model of
+    the kind hf, the settings of the kind openai, and the reference model of the local judge (a folder under data/model/).
+
+    Raises: ValueError for an unknown kind.
+    """
+
+    judge: str
+    compare: list[str]
+    model: str
+    server: dict
+    reference: str
+
+    def __post_init__(self):
+        check_kinds([self.judge, *self.compare])
+
+    def open_judge(self, kind: str, behaviours: list[Behaviour], *, fitted: Path, folder: Path, device: str) -> Judge:
+        """As the function of this name."""
+        return open_judge(
+            kind,
+            behaviours,
+            fitted=fitted,
+            reference=MODEL / self.reference,
+            folder=folder,
+            model=self.model,
+            server=self.server,
+            device=device,
+        )
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Judges":
+        """Raises: ValueError for a file of another shape."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} names no judges ({error}); run `dvc repro judge`") from error
 
 
 def announce(judge: Judge, texts_by_criterion: dict[str, list[str]]) -> None:
