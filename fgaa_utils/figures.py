@@ -53,8 +53,9 @@ def show(grid: sns.axisgrid.Grid, stage: str, name: str, *, caption: str) -> Non
 
 
 def say(*sentences: str) -> None:
-    """Display sentences as one paragraph of Markdown; empty ones are left out."""
-    display(Markdown(" ".join(sentence for sentence in sentences if sentence)))
+    """Display sentences as one paragraph of Markdown; empty ones are left out, and of none nothing is shown."""
+    if text := " ".join(sentence for sentence in sentences if sentence):
+        display(Markdown(text))
 
 
 def table(frame: pd.DataFrame, *, digits: int = 2, index: bool = True) -> None:

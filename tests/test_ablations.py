@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_effects import COURSE
 
 from fgaa_utils.evaluation import ablations as module
 from fgaa_utils.evaluation import cells as ev
@@ -88,9 +89,8 @@ def test_the_recipe_in_the_plan_is_what_rows_can_change():
 
 def test_what_the_default_uses_all_of():
     behaviours = [SimpleNamespace(positive=("a",) * 9, negative=("b",) * n) for n in (8, 10)]
-    effects = {"chunk_size": 20, "chunks": 3}
-    assert module.whole_data(behaviours, effects) == {"examples": 8, "effect_vectors": 60}
-    assert module.whole_data(behaviours, {}) == {"examples": 8, "effect_vectors": None}
+    assert module.whole_data(behaviours, COURSE) == {"examples": 8, "effect_vectors": 48}
+    assert module.whole_data(behaviours, None) == {"examples": 8, "effect_vectors": None}
 
 
 def test_how_many_vectors_need_texts():
@@ -178,38 +178,20 @@ def test_only_cells_that_the_main_run_has_not_tested_are_run():
     assert found.to_numpy().tolist() == [[*names[1], 0.2, 2.0], [*names[2], 0.3, 3.0]]
 
 
-EFFECTS = {
-    "new_tokens": 3,
-    "top_k": 5,
-    "temperature": 1.0,
-    "batch": 8,
-    "openers": ["", "we"],
-    "chunk_size": 16,
-    "chunks": 3,
-    "heldout_vectors": 4,
-    "heldout_rollouts": 2,
-    "unsteered_rollouts": 8,
-    "ridge_strengths": [1.0, 10.0],
-    "adam_epochs": 1,
-    "adam_lr": 0.01,
-    "adam_batch": 4,
-}
-
-
 def test_maps_of_fewer_vectors(tiny, tiny_sae, tmp_path, monkeypatch):
     save_tensors(tmp_path / "scales.safetensors", {"scales": torch.full((64,), 2.0)})
     common = {"identity": {}, "seed": 0}
-    found = {fit: fit_on(tiny, tiny_sae, 2, tmp_path, 32, fit, EFFECTS, **common) for fit in ("adam", "ridge")}
+    found = {fit: fit_on(tiny, tiny_sae, 2, tmp_path, 32, fit, COURSE, **common) for fit in ("adam", "ridge")}
     assert all(m.M.shape == (32, 64) and m.M.isfinite().all() for m in found.values())
     with monkeypatch.context() as patched:
         patched.setattr(module, "_fit", None)  # a map that was fitted is read back
-        again = fit_on(tiny, tiny_sae, 2, tmp_path, 32, "ridge", EFFECTS, **common)
+        again = fit_on(tiny, tiny_sae, 2, tmp_path, 32, "ridge", COURSE, **common)
     assert torch.equal(again.M, found["ridge"].M)
-    more = fit_on(tiny, tiny_sae, 2, tmp_path, 48, "ridge", EFFECTS, **common)
+    more = fit_on(tiny, tiny_sae, 2, tmp_path, 48, "ridge", COURSE, **common)
     assert not torch.equal(more.M, found["ridge"].M)
     for count in (16, 40, 64):
         with pytest.raises(ValueError, match=rf"effect_vectors is {count}; .* one of \[32, 48\]"):
-            fit_on(tiny, tiny_sae, 2, tmp_path, count, "ridge", EFFECTS, **common)
+            fit_on(tiny, tiny_sae, 2, tmp_path, count, "ridge", COURSE, **common)
 
 
 def test_a_map_is_had_once(tiny, tiny_sae, tmp_path, monkeypatch):
@@ -217,6 +199,8 @@ def test_a_map_is_had_once(tiny, tiny_sae, tmp_path, monkeypatch):
     one.save(tmp_path / "adam.safetensors")
     fitted = []
     monkeypatch.setattr(module, "fit_on", lambda *args, **kwargs: fitted.append(args[4:6]) or one)
-    maps = EffectMapCache(tiny, tiny_sae, 2, tmp_path, EFFECTS, identity, seed=0)
+    maps = EffectMapCache(tiny, tiny_sae, 2, tmp_path, COURSE, identity, seed=0)
     assert maps("adam", None) is maps("adam") and maps("adam").M.shape == (32, 64)
     assert maps("ridge", 32) is maps("ridge", 32) and fitted == [(32, "ridge")]
+    with pytest.raises(ValueError, match="effect_vectors is 32, but the effect map was not made here"):
+        EffectMapCache(tiny, tiny_sae, 2, tmp_path, None, identity, seed=0)("ridge", 32)

@@ -2,11 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fgaa_utils.evaluation import claims
 from fgaa_utils.evaluation.claims import (
     above_all,
     best_on_most,
     claims_metrics,
     claims_table,
+    decided_claims,
     label_claims,
     negative_latents_claims,
     score_claims,
@@ -125,3 +127,14 @@ def test_vector_claims_compare_cosines_and_the_distance_of_norms():
 def test_the_table_of_claims_has_a_row_each():
     table = claims_table([above_all("c", BEHAVIOURS, {"a": BEHAVIOURS - 0.1}, "t")])
     assert list(table) == ["claim", "measured", "verdict", "shown in"] and len(table) == 1
+
+
+def test_claims_by_labels_are_made_only_of_a_run_that_has_labels(monkeypatch):
+    asked = []
+    for name in ("score", "label", "negative_latents", "vector"):
+        monkeypatch.setattr(claims, f"{name}_claims", lambda *args, name=name, **kwargs: asked.append(name) or [name])
+    results = Results.__new__(Results)
+    object.__setattr__(results, "names", {"love": "Love"})
+    about = {"n2": 0, "margin": 0.1, "samples": {"cosine_with_fgaa": {}}, "vectors": {"l1_l2_distance": 0.0}}
+    assert decided_claims(results, None, pd.DataFrame(), **about) == ["score", "negative_latents", "vector"]
+    assert decided_claims(results, pd.DataFrame({"text": ["a"]}), pd.DataFrame(), **about)[1] == "label" in asked

@@ -6,6 +6,7 @@ import pytest
 import seaborn as sns
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
+from fgaa_utils import figures
 from fgaa_utils.figures import escape_markdown, save_figure
 
 HARD = [
@@ -95,3 +96,11 @@ def test_equal_figures_are_equal_files(tmp_path):
         save_figure(grid, tmp_path / run / "figures", "line")
         files.append({path.name: path.read_bytes() for path in (tmp_path / run / "figures").iterdir()})
     assert set(files[0]) == {"line.png", "line.pdf"} and files[0] == files[1]
+
+
+def test_nothing_is_shown_of_no_sentence(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", lambda markdown: shown.append(markdown.data))
+    figures.say("", "One.", "", "Two.")
+    figures.say("")
+    assert shown == ["One. Two."]

@@ -14,13 +14,16 @@ from fgaa_utils.method.recipe import (
     Recipe,
     contrast,
     decoder_map,
+    described,
     filtered_difference,
+    main_recipe,
     only,
     read_ingredients,
     steering_vector,
     steering_vectors,
 )
 from fgaa_utils.method.tries import Tries, fgaa_recipes, recipes
+from fgaa_utils.method.vectors import save_vectors
 from fgaa_utils.names import GRADIENT, SHARED, VectorName
 
 D_SAE, D_MODEL = 6, 4
@@ -410,3 +413,12 @@ def test_ingredients_are_what_the_features_stage_left(ingredients, tmp_path):
     for other in ({"model": "m:2"}, {"sae": "t"}, {"layer": 8}):
         with pytest.raises(ValueError, match=r"features\.safetensors was made with .*; run `dvc repro features`"):
             read_ingredients(path, W_DEC, None, identity=identity | other, seed=0)
+
+
+def test_the_recipe_of_a_file_of_vectors_is_read_back(tmp_path):
+    identity, default = {"model": "m", "sae": "s", "layer": 2}, replace(FGAA, n1=None, theta=0.3)
+    about = described(default, identity)
+    save_vectors(tmp_path / "vectors.safetensors", {VectorName("love", "caa"): torch.ones(4)}, **about)
+    assert about["fit"] == "adam" and main_recipe(tmp_path / "vectors.safetensors", identity=identity) == default
+    with pytest.raises(ValueError, match="run `dvc repro vectors`"):
+        main_recipe(tmp_path / "vectors.safetensors", identity=identity | {"layer": 3})

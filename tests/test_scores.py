@@ -15,11 +15,13 @@ from fgaa_utils.evaluation.scores import (
     chosen_cells,
     chosen_samples,
     counts_sentence,
+    first_samples,
     leading_cells,
     missing_scores,
     off_target,
     only_chosen,
     read_choices,
+    samples_metrics,
     scale_curves,
     side_effect,
     smoothed,
@@ -262,3 +264,20 @@ def test_only_cells_with_the_most_samples_are_chosen():
     scores = pd.DataFrame(rows, columns=["method", "variant", "scale", "BCS", "n"]).assign(target="love")
     found = choose_cells(scores)
     assert found.scale.tolist() == [0.1, 0.2] and found.method.tolist() == ["caa", "fgaa"]
+
+
+def test_the_counts_of_a_run():
+    frame = scored(0, samples=1).assign(text="a")
+    frame.loc[0, "coherence"] = np.nan
+    found = samples_metrics({"validation": frame, "test": frame[:4]}, KEYS)
+    assert found["samples"] == {"validation": len(frame), "test": 4}
+    assert found["distinct_texts"] == {"validation": 1, "test": 1}
+    assert found["missing_scores"] == missing_scores(frame, KEYS) + missing_scores(frame[:4], KEYS)
+
+
+def test_first_samples_of_the_behaviours_asked_for(tmp_path):
+    frame = pd.DataFrame({"behaviour": ["love", "love", "anger"], "sample": [0, 1, 0]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_parquet(tmp_path / "b.parquet")
+    found = first_samples([tmp_path / "a.parquet", tmp_path / "b.parquet"], ["love"])
+    assert found.behaviour.tolist() == ["love"] * 2 and found["sample"].tolist() == [0, 0]

@@ -6,7 +6,7 @@ with the main run; only what a change alters is generated.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,15 +20,16 @@ from fgaa_utils.evaluation.scores import smoothed
 from fgaa_utils.method.approximator import (
     EffectMap,
     Moments,
-    fit_adam,
     fit_reduced_rank,
     fit_ridge,
     load_effect_map,
 )
+from fgaa_utils.method.effect_fits import Settings, fit_published
 from fgaa_utils.method.effects import EffectData
+from fgaa_utils.method.effects_once import Course
 from fgaa_utils.method.recipe import Ingredients, Recipe, steering_vector
 from fgaa_utils.method.vectors import load_vectors
-from fgaa_utils.model.generate import SamplingParams, sampling_identity
+from fgaa_utils.model.generate import sampling_identity
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.names import Cell
 from fgaa_utils.shards import digest, load_tensors, save_frame
@@ -55,11 +56,11 @@ def row_vectors(
     }
 
 
-def whole_data(behaviours: list[Behaviour], effects: dict) -> dict[str, int | None]:
-    """How many contrastive texts of a side and effect vectors there are, for which a recipe says None. effects: the
-    parameters of its stage; None of an effect map that was not made by it."""
+def whole_data(behaviours: list[Behaviour], course: Course | None) -> dict[str, int | None]:
+    """How many contrastive texts of a side and effect vectors there are, for which a recipe says None. course: of the
+    effects stage; None where the map is a published one."""
     sides = [len(side) for b in behaviours for side in (b.positive, b.negative)]
-    return {"examples": min(sides), "effect_vectors": effects["chunk_size"] * effects["chunks"] if effects else None}
+    return {"examples": min(sides), "effect_vectors": course.chunk_size * course.chunks if course else None}
 
 
 def new_sentences(made: dict[Cell, Tensor], new: list[Cell], rows: dict[str, dict], n1: dict[str, int]) -> list[str]:
@@ -103,14 +104,14 @@ def new_by_row(names: dict[str, dict[str, Cell]]) -> pd.DataFrame:
 class EffectMapCache:
     """Effect maps by fit and number of effect vectors (None: as the effects stage made it), each had once.
 
-    folder: data/effects. effects: the parameters of its stage.
+    folder: data/effects. course: of its stage; None where the map is a published one.
     """
 
     lm: LanguageModel
     sae: SAE
     layer: int
     folder: Path
-    effects: dict
+    course: Course | None
     identity: dict
     seed: int
     _kept: dict[tuple[str, int | None], EffectMap] = field(default_factory=dict)
@@ -126,17 +127,10 @@ class EffectMapCache:
         return load_effect_map(fit, self.folder, identity=self.identity, **sizes)
 
     def _fitted(self, fit: str, count: int) -> EffectMap:
-        return fit_on(
-            self.lm,
-            self.sae,
-            self.layer,
-            self.folder,
-            count,
-            fit,
-            self.effects,
-            identity=self.identity,
-            seed=self.seed,
-        )
+        if self.course is None:
+            raise ValueError(f"effect_vectors is {count}, but the effect map was not made here; leave the row out")
+        data = (self.lm, self.sae, self.layer, self.folder)
+        return fit_on(*data, count, fit, self.course, identity=self.identity, seed=self.seed)
 
 
 def fit_on(
@@ -146,39 +140,36 @@ def fit_on(
     folder: Path,
     count: int,
     fit: str,
-    effects: dict,
+    course: Course,
     *,
     identity: dict,
     seed: int,
 ) -> EffectMap:
-    """The map that `fit` makes of the first `count` vectors of the effect data in `folder`, under the parameters
-    `effects` of its stage.
+    """The map that `fit` makes of the first `count` vectors of the effect data in `folder`, of which the effects stage
+    made its own in this course.
 
     Data that are not there are made, as that stage makes them; the map is kept as that stage keeps its own.
     Raises: ValueError for a count that is no number of chunks, from two up to all.
     """
-    chunks, rest = divmod(count, effects["chunk_size"])
-    if rest or not 2 <= chunks <= effects["chunks"]:
-        sizes = [n * effects["chunk_size"] for n in range(2, effects["chunks"] + 1)]
+    chunks, rest = divmod(count, course.chunk_size)
+    if rest or not 2 <= chunks <= course.chunks:
+        sizes = [n * course.chunk_size for n in range(2, course.chunks + 1)]
         raise ValueError(f"effect_vectors is {count}; the effect data come in chunks, so that it can be one of {sizes}")
-    sampling = SamplingParams(**{name: effects[name] for name in ("new_tokens", "top_k", "temperature", "batch")})
-    names = ("openers", "chunk_size", "heldout_vectors", "heldout_rollouts", "unsteered_rollouts")
-    options = {name: effects[name] for name in names}
     scales = load_tensors(folder / "scales.safetensors")[0]["scales"]
-    data = EffectData(lm, sae, scales, layer, folder / "shards", sampling=sampling, seed=seed, **options)
-    file = folder / "shards" / f"{fit}_{count}_{digest([data.identity, effects])}.safetensors"
+    data = course.data(lm, sae, scales, layer, folder, seed=seed)
+    file = folder / "shards" / f"{fit}_{count}_{digest([data.identity, asdict(course)])}.safetensors"
     if not file.exists():
-        _fit(fit, data, chunks, effects, identity, seed).save(file)
+        _fit(fit, data, chunks, course.settings(identity, seed=seed)).save(file)
     return EffectMap.load(file, **identity)
 
 
-def _fit(fit: str, data: EffectData, chunks: int, effects: dict, identity: dict, seed: int) -> EffectMap:
+def _fit(fit: str, data: EffectData, chunks: int, settings: Settings) -> EffectMap:
     if fit == "adam":
-        settings = {name: effects[f"adam_{name}"] for name in ("epochs", "lr", "batch")}
-        total, device = chunks * effects["chunk_size"], data.lm.device
-        return fit_adam(lambda: data.chunks(chunks), identity, total=total, seed=seed, device=device, **settings)
+        return fit_published(data, chunks, settings)
     folds = [Moments.of(x, y) for x, y in data.chunks(chunks)]
-    return {"ridge": fit_ridge, "reduced_rank": fit_reduced_rank}[fit](folds, effects["ridge_strengths"], identity)[0]
+    return {"ridge": fit_ridge, "reduced_rank": fit_reduced_rank}[fit](
+        folds, settings.ridge_strengths, settings.identity
+    )[0]
 
 
 def run_cells(

@@ -78,6 +78,25 @@ def claims_table(claims: list[Claim]) -> pd.DataFrame:
     return pd.DataFrame(claims).rename(columns={"shown_in": "shown in"})
 
 
+def decided_claims(
+    results: Results,
+    labelled: pd.DataFrame | None,
+    best: pd.DataFrame,
+    *,
+    n2: int,
+    margin: float,
+    samples: dict,
+    vectors: dict,
+) -> list[Claim]:
+    """All claims of the page; without labelled texts of this run none is by labels. best: of latent_counts.best_by_latents.
+    samples, vectors: metrics of these stages."""
+    decided = score_claims(results, margin=margin)
+    if labelled is not None:
+        decided += label_claims(labelled, margin=margin)
+    decided += negative_latents_claims(best, results.keys, n2)
+    return decided + vector_claims(samples["cosine_with_fgaa"], results.keys, vectors["l1_l2_distance"])
+
+
 def _rivals(ours: str) -> list[str]:
     return [m for m in PAPER_METHODS if m != ours]
 

@@ -10,7 +10,9 @@ from fgaa_utils.stats import paired_difference
 
 
 def counts_sentence(results: Results) -> str:
-    """How many samples a cell has on all test prompts, and on one."""
+    """How many samples a cell has on all test prompts, and on one; nothing of a run that tested the chosen scale alone."""
+    if not results.whole:
+        return ""
     prompts, per_prompt = results.test.prompt.nunique(), results.test["sample"].nunique()
     return f"A cell has {prompts * per_prompt} samples on all test prompts and {per_prompt} on the paper's."
 

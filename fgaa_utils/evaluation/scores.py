@@ -5,8 +5,9 @@ BCS = mean behaviour times mean coherence (paper, section 4). Nothing here gener
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,7 +96,8 @@ class Choices:
     """What validation chose, data/samples/choices.json; whatever is made from it carries model, SAE and layer.
 
     behaviours: {key: name}. unit: of scales, see names.SCALE_UNITS. choices[method][behaviour]: {scale, coeff, variant}.
-    prefixes[behaviour]: token ids of the chosen order of examples, for prompting. smoothing: of choose_cells.
+    prefixes[behaviour]: token ids of the chosen order of examples, for prompting. smoothing: of choose_cells. design: what
+    the ablations do alike: `splits`, the entries of cells.make_splits, `sampling`, those of SamplingParams, and `scales`.
     """
 
     behaviours: dict[str, str]
@@ -107,6 +109,7 @@ class Choices:
     choices: dict[str, dict[str, dict]]
     prefixes: dict[str, list[int]]
     smoothing: float = 0.0
+    design: dict[str, Any] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[str]:
@@ -238,8 +241,24 @@ def counts_sentence(samples: dict[str, pd.DataFrame], judge: str) -> str:
     return f"{', '.join(parts)}, scored by the judge `{judge}`."
 
 
+def samples_metrics(samples: dict[str, pd.DataFrame], behaviours: list[str]) -> dict[str, Any]:
+    """Counts of the parts of a run (validation, test and others): samples, distinct texts, scores that a judge left out."""
+    return {
+        "samples": {name: len(samples[name]) for name in ("validation", "test")},
+        "distinct_texts": {name: frame.text.nunique() for name, frame in samples.items()},
+        "missing_scores": sum(missing_scores(frame, behaviours) for frame in samples.values()),
+    }
+
+
 def side_effect(matrix: pd.DataFrame) -> dict[str, float]:
-    """{"on_target", "elsewhere"}: means of the diagonal of off_target and of the rest."""
+    """{"on_target", "elsewhere"}: means of the diagonal of off_target and of the rest, four digits."""
     values = matrix.to_numpy()
     off = values[~np.eye(len(values), dtype=bool)]
-    return {"on_target": float(np.diag(values).mean()), "elsewhere": float(off.mean()) if off.size else 0.0}
+    found = {"on_target": np.diag(values).mean(), "elsewhere": off.mean() if off.size else 0.0}
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def first_samples(files: Iterable[Path], behaviours: list[str]) -> pd.DataFrame:
+    """The first sample of each prompt of every cell of the behaviours in files of scored samples."""
+    samples = pd.concat([pd.read_parquet(file) for file in files])
+    return samples[samples.behaviour.isin(behaviours) & (samples["sample"] == 0)]

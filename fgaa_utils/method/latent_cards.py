@@ -1,6 +1,8 @@
 """Cards of latents: the evidence for what a latent means, in place of labels (paper, tables A.1, B.1 and B.2)."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 from numpy.typing import NDArray
@@ -55,6 +57,11 @@ def latent_cards(
         }
         for latent, tokens in zip(latents, promoted_tokens(lm, W_dec[latents], promoted))
     ]
+
+
+def write_cards(path: Path, cards: list[dict]) -> None:
+    """Write cards as JSON."""
+    path.write_text(json.dumps(cards, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def cards_table(cards: list[dict], behaviour: str, *, latents: int = 5, shown: int = 3) -> pd.DataFrame:

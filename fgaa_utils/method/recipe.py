@@ -3,6 +3,7 @@
 Every vector of every method and control, of every stage, is `steering_vector(recipe, behaviour, ingredients)`.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from fgaa_utils.method.gradient_map import GradientMap, damped_solve
 from fgaa_utils.method.vectors import bias_direction, fgaa, sae_row, sae_ts, unit
 from fgaa_utils.names import CONTROLS, FITS, GRADIENT, MADE, NATURAL, VectorName
 from fgaa_utils.project import unknown
+from fgaa_utils.shards import check_identity, load_tensors
 
 DECODER = "decoder"  # a fit: no effect map, a latent's direction is its decoder row
 Sides = dict[str, tuple[Tensor, Tensor]]  # behaviour: means of the texts of X+ and of X-
@@ -136,6 +138,23 @@ def read_ingredients(
         for what in ("latents", "resid")
     )
     return Ingredients(latents, resid, tensors["density"], tensors["bos_latents"], W_dec, effect_map, seed, gradients)
+
+
+def described(default: Recipe, identity: dict[str, str]) -> dict:
+    """What a file of vectors made by changes of `default` says of itself, beside the identity."""
+    parameters = {name: value for name, value in vars(default).items() if name != "method"}
+    norm = "unit L2; a coefficient is in the absolute norm of the residual stream"
+    return identity | {"fit": default.fit, "norm": norm, "parameters": parameters}
+
+
+def main_recipe(vectors: Path, *, identity: dict) -> Recipe:
+    """FGAA's recipe of the vectors in the file `vectors`, which n1 completes; written there by described().
+
+    Raises: ValueError if it was made with another model, SAE or layer than `identity` says, or is damaged.
+    """
+    metadata = load_tensors(vectors)[1]
+    check_identity(vectors, metadata, identity, fix="run `dvc repro vectors`")
+    return Recipe("fgaa", **json.loads(metadata["parameters"]))
 
 
 def only(effect_map: EffectMap, fit: str) -> EffectMaps:
