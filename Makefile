@@ -81,6 +81,10 @@ check-exports: .venv/.ready ## load exported vectors in llama.cpp, repeng, steer
 	$(BIN)/dvc repro --quiet model
 	$(BIN)/python -m pytest -m exports
 
+check-ray: .venv/.ready ## compare what workers of Ray make with what is made here, in an environment of its own
+	$(BIN)/dvc repro --quiet model
+	$$($(BIN)/python tests/environments.py ray) -m pytest -m ray
+
 lab: .venv/.ready ## open the notebooks in JupyterLab with the parameters of params.yaml
 	$(BIN)/python -m fgaa_utils.pipeline.run --sync
 	$(BIN)/jupyter lab --notebook-dir=notebooks
@@ -93,7 +97,7 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	$(MAKE) quick
 	$(BIN)/python -m pytest -m pipeline
 
-nightly: check check-exports ## check, check-exports, and the whole pipeline of the paper's larger model on a stand-in
+nightly: check check-exports check-ray ## check, check-exports, check-ray, and the whole pipeline of the paper's larger model on a stand-in
 	$(BIN)/python -m pytest -m nightly
 
-.PHONY: help setup doctor repro verify test quick again ablations check-paper check-exports lab check nightly lock
+.PHONY: help setup doctor repro verify test quick again ablations check-paper check-exports check-ray lab check nightly lock

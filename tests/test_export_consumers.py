@@ -5,13 +5,12 @@ Each consumer has an environment of its own, this one's packages with its own on
 
 import json
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from environments import CONSUMERS, python_of
 from gguf import GGUFReader, GGUFWriter, dequantize
 from gguf.constants import GGUFValueType
 
@@ -20,29 +19,11 @@ from fgaa_utils.export import gguf, lm_eval, steering_vectors
 from fgaa_utils.export.steering import Steering
 from fgaa_utils.model.lm import load_model
 from fgaa_utils.model.steer import edited_logits
-from fgaa_utils.project import MODEL, RAW, ROOT
-from fgaa_utils.shards import digest
+from fgaa_utils.project import MODEL, RAW
 
 pytestmark = [pytest.mark.exports, pytest.mark.real]
-CONSUMERS = Path(__file__).parent / "consumers"
 LAYER, COEFF = 9, 400.0  # about a quarter of the residual stream's spread
 PROMPTS = ["I think", "Last night at the wedding of my sister", "Le ciel"]
-
-
-def python_of(name: str) -> str:
-    """The interpreter of the environment of consumers/<name>.txt."""
-    asked = (CONSUMERS / f"{name}.txt").read_text()
-    place = ROOT / ".settings" / "consumers" / f"{name}-{digest(asked)}"
-    python, ready = place / "bin" / "python", place / "ready"
-    if not ready.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", place], check=True)
-        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        below = place / "lib" / version / "site-packages" / "zz_below.pth"  # read last: the consumer's own come first
-        below.write_text(sysconfig.get_paths()["purelib"] + "\n")
-        install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--requirement"]
-        subprocess.run([*install, CONSUMERS / f"{name}.txt"], check=True)
-        ready.touch()
-    return str(python)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from fgaa_utils.model.generate import (
     batches_of,
     draw,
     exact_top_k,
-    generate,
     generate_all,
     generate_batch,
     row_seeds,
@@ -88,12 +87,21 @@ def test_a_row_does_not_depend_on_its_neighbours(tiny, tmp_path):
     assert torch.equal(straight[order], generate_all(tiny, shuffled, 2, SAMPLING, tmp_path / "b"))
 
 
-def test_resumed_run_equals_an_unbroken_one(tiny, tmp_path):
+def test_resumed_run_equals_an_unbroken_one(tiny, tmp_path, monkeypatch):
     rows = make_rows(tiny)
     whole = generate_all(tiny, rows, 2, SAMPLING, tmp_path / "whole")
-    stopped = generate(tiny, rows, 2, SAMPLING, tmp_path / "broken")
-    next(stopped), next(stopped)
-    stopped.close()
+    made = []
+
+    def killed(*args):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(generate_batch(*args))
+        return made[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fgaa_utils.model.generate.generate_batch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            generate_all(tiny, rows, 2, SAMPLING, tmp_path / "broken")
     (folder,) = (tmp_path / "broken").iterdir()
     assert len(list(folder.glob("*.safetensors"))) == 2
     (folder / "shard_00002.partial").write_bytes(b"half a shard")

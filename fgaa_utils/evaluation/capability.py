@@ -6,10 +6,11 @@ many deltas, its rows are equally long, and no pads are needed. A delta is (d_mo
 coefficient in the absolute norm of the residual stream; all zero is unsteered.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import check_delta, edited_logits, next_token_ce
 from fgaa_utils.project import unknown
 from fgaa_utils.shards import ShardStore, digest, identity
+from fgaa_utils.workers import Tick, fill
 
 SCORES = ("per_char", "sum")
 HELDOUT_TEXTS = 21  # what the choice of texts adds to the run's seed; see cells.VALIDATION
@@ -180,6 +182,14 @@ def option_logprobs_after(
     return torch.cat(found)
 
 
+def _measure_part(
+    lm: LanguageModel, index: int, tick: Tick, *, measure: Callable, asked: Any, parts: Sequence[Tensor], layer: int
+) -> dict[str, Tensor]:
+    values = measure(lm, asked, parts[index], layer)
+    tick(len(parts[index]))
+    return {"values": values}
+
+
 def measure_cells(
     measure: Callable[..., Tensor],
     lm: LanguageModel,
@@ -202,10 +212,8 @@ def measure_cells(
     shaping = {"measure": measure.__name__, "layer": layer, "asked": digest(texts), "deltas": digest(deltas)}
     store = ShardStore(folder, identity(lm, cells=cells, **shaping), len(parts))
     missing = store.missing()
-    bar = tqdm(total=len(deltas), desc=progress, unit="cell", disable=progress is None, mininterval=15)
-    bar.update(len(deltas) - sum(len(parts[index]) for index in missing))
-    for index in missing:
-        store.write(index, {"values": measure(lm, asked, parts[index], layer)})
-        bar.update(len(parts[index]))
-    bar.close()
+    fixed = {"measure": measure, "asked": asked, "parts": parts, "layer": layer}
+    with tqdm(total=len(deltas), desc=progress, unit="cell", disable=progress is None, mininterval=15) as bar:
+        bar.update(len(deltas) - sum(len(parts[index]) for index in missing))
+        fill(_measure_part, missing, store.write, using=lm, tick=bar.update, **fixed)
     return torch.cat([shard["values"] for shard in store])

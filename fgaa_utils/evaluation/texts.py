@@ -1,13 +1,12 @@
 """Steered texts, each made once: kept by what shapes it, so that a change of one method makes no other's texts again."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 from pyarrow import ArrowInvalid
-from tqdm import tqdm
+from torch import Tensor
 
-from fgaa_utils.model.generate import Rows, SamplingParams, batch_maker, batches_of, sampling_identity
+from fgaa_utils.model.generate import Rows, SamplingParams, batches_of, fill_batches, sampling_identity
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.shards import ShardStore, digest, save_frame
 
@@ -66,21 +65,14 @@ def kept_texts(
     store, keys = TextStore(folder, sampling_identity(lm, layer, sampling)), row_keys(rows, starts)
     first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in store}
     new = sorted(first.values())
-    if new:
-        make, wanted = batch_maker(lm, rows, layer, sampling), rows.only(new)
-        batches = [[new[i] for i in batch] for batch in batches_of(wanted, sampling.batch)]
-        for batch in _progress(batches, sampling, progress):
-            tokens, together = make(batch)
-            full = [starts[row] + made for row, made in zip(batch, tokens.tolist(), strict=True)]
-            texts = lm.tokenizer.batch_decode(full, skip_special_tokens=True)
-            store.add([keys[row] for row in batch], texts, together=together)
+    if not new:
+        return [store[key] for key in keys]
+
+    def keep(batch: list[int], made: dict[str, Tensor]) -> None:
+        full = [starts[row] + tokens for row, tokens in zip(batch, made["tokens"].tolist(), strict=True)]
+        texts = lm.tokenizer.batch_decode(full, skip_special_tokens=True)
+        store.add([keys[row] for row in batch], texts, together=int(made["together"]))
+
+    batches = [[new[i] for i in batch] for batch in batches_of(rows.only(new), sampling.batch)]
+    fill_batches(lm, rows, batches, layer, sampling, keep, progress=progress)
     return [store[key] for key in keys]
-
-
-def _progress(batches: list[list[int]], sampling: SamplingParams, progress: str) -> Iterable[list[int]]:
-    """The batches, under a bar of tokens."""
-    each = sampling.batch * sampling.new_tokens
-    with tqdm(total=len(batches) * each, desc=progress, unit="tok", unit_scale=True, mininterval=15) as bar:
-        for batch in batches:
-            yield batch
-            bar.update(each)

@@ -3,9 +3,9 @@
 All are of other families than the model that is steered, so that they do not share its errors.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fasttext
 import numpy as np
@@ -20,17 +20,14 @@ from fgaa_utils.judges.surface import coherence_features
 from fgaa_utils.model.lm import resolve_dtype
 from fgaa_utils.project import RAW, unknown
 from fgaa_utils.shards import digest
+from fgaa_utils.workers import Loader, Tick, silent
 
 MAX_TOKENS = 256  # what lies beyond is not read; the embedder was trained on no more
 EMBEDDER, LANGUAGE_ID = RAW / "minilm", RAW / "lid" / "lid.176.ftz"
 LANES, STEP = 16, 8  # rows of one pass; padded lengths are multiples of STEP. Logits take as many rows as both at once
 
 
-Progress = Callable[[int], object]  # told how many more texts were read
-
-
-def silent(_: int) -> None:
-    """Progress that nobody looks at."""
+Progress = Tick  # told how many more texts were read
 
 
 def fold(text: str) -> str:
@@ -170,20 +167,29 @@ class Readers(NamedTuple):
     embedder: Embedder
     reference: Reference
     language_id: LanguageId
+    loader: Loader | None = None
 
     @classmethod
     def load(
         cls, reference: Path, *, embedder: Path = EMBEDDER, language_id: Path = LANGUAGE_ID, dtype: str = "auto"
     ) -> "Readers":
         """dtype: of the reference model. Raises: FileNotFoundError for a model that is not there."""
-        return cls(Embedder(embedder), Reference(reference, dtype=dtype), LanguageId(language_id))
+        places = {"reference": reference, "embedder": embedder, "language_id": language_id}
+        same = places | {"dtype": str(resolve_dtype(dtype)).removeprefix("torch.")}
+        models = Embedder(embedder), Reference(reference, dtype=dtype), LanguageId(language_id)
+        return cls(*models, loader=(load_readers, same))
 
     @property
     def identity(self) -> dict[str, str]:
         """{"embedder", "reference", "language_id"}: name and digest of each, and the reference's dtype."""
-        return {name: reader.identity for name, reader in self._asdict().items()}
+        return {name: getattr(self, name).identity for name in ("embedder", "reference", "language_id")}
 
     def read(self, texts: list[str], *, progress: Progress = silent) -> tuple[NDArray, NDArray]:
         """(coherence features (texts, 13), resid (texts, d_model)) by the reference model."""
         nll, resid = self.reference.read(texts, progress=progress)
         return coherence_features(texts, nll, self.language_id.probability(texts, "fr")), resid
+
+
+def load_readers(reference: Path, **places: Any) -> Readers:
+    """Readers.load, as workers call it."""
+    return Readers.load(reference, **places)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from fgaa_utils.judges.readers import LANES, MAX_TOKENS, STEP, Readers
 from fgaa_utils.shards import ShardStore, digest, identity, load_tensors, save_tensors
+from fgaa_utils.workers import Tick, fill
 
 PART = 1024  # texts that are read between two savings
 VERSION = 1  # of what is read: another number where the features of a text change
@@ -61,11 +62,6 @@ class ReadingStore:
         self._parts.append(arrays)
         self._known = None
 
-    def _read_part(self, texts: list[str], bar: tqdm) -> dict[str, NDArray]:
-        surface, resid = self.readers.read(texts, progress=bar.update)
-        half = {"resid": resid.astype(np.float16), "embedding": self.readers.embedder.read(texts).astype(np.float16)}
-        return {"surface": surface.astype(np.float32)} | half
-
     def _all(self) -> Readings:
         if self._known is None:
             joined = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
@@ -81,11 +77,18 @@ class ReadingStore:
     def learn(self, texts: list[str], what: str) -> None:
         """Read the texts that are not known and keep their readings, part by part, with progress."""
         new = list(dict.fromkeys(text for text in texts if text not in self._place))
+        parts = [new[start : start + PART] for start in range(0, len(new), PART)]
         with tqdm(total=len(new), desc=f"reading {what}", unit="text", mininterval=5, disable=len(new) < 100) as bar:
-            for start in range(0, len(new), PART):
-                part = new[start : start + PART]
-                arrays = self._read_part(part, bar)
-                if self.folder:
-                    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-                    save_tensors(self.folder / f"shard_{digest(part)}.safetensors", tensors, texts=part)
-                self._add(part, arrays)
+            fill(_read_part, parts, self._keep, using=self.readers, tick=bar.update)
+
+    def _keep(self, part: list[str], arrays: dict[str, NDArray]) -> None:
+        if self.folder:
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            save_tensors(self.folder / f"shard_{digest(part)}.safetensors", tensors, texts=part)
+        self._add(part, arrays)
+
+
+def _read_part(readers: Readers, texts: list[str], tick: Tick) -> dict[str, NDArray]:
+    surface, resid = readers.read(texts, progress=tick)
+    half = {"resid": resid.astype(np.float16), "embedding": readers.embedder.read(texts).astype(np.float16)}
+    return {"surface": surface.astype(np.float32)} | half

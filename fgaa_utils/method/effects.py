@@ -5,7 +5,7 @@ its effect is their mean activation, re-read by the unsteered model, minus that 
 unsteered mean is that of the rollout's own opener: over balanced openers the expectation is the same, the noise less.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import steered_ce
 from fgaa_utils.sae.load import decoder_rows, encode
 from fgaa_utils.shards import ShardStore, digest, identity
+from fgaa_utils.workers import Tick, fill
 
 
 def ce_scales(
@@ -46,21 +47,40 @@ def ce_scales(
     size = batch * 32
     store = ShardStore(folder, identity(lm, **shaping), -(-len(vectors) // size))
     base = torch.stack([steered_ce(lm, row[None], layer, None)[0] for row in ids])
-    in_parts = Halving(batch)
-    for index in tqdm(store.missing(), desc="CE rule", mininterval=15):
-        part = vectors[index * size : (index + 1) * size]
-        rises = torch.zeros(len(part), len(probes))
-        for start in range(0, len(part), batch):
-            group = part[start : start + batch]
-            for p, probe in enumerate(probes):
-                delta = probe * group
-                ce = [
-                    in_parts(lambda k: steered_ce(lm, row.expand(len(delta[k]), -1), layer, delta[k]), len(delta))
-                    for row in ids
-                ]
-                rises[start : start + batch, p] = (torch.stack(ce) - base[:, None]).mean(dim=0)
-        store.write(index, {"rises": rises})
+    fixed = {"parts": vectors.split(size), "ids": ids, "base": base, "layer": layer, "probes": probes, "batch": batch}
+    missing = store.missing()
+    with tqdm(total=len(vectors), desc="CE rule", unit="vector", mininterval=15) as bar:
+        bar.update(len(vectors) - sum(len(fixed["parts"][index]) for index in missing))
+        fill(_rises_of_part, missing, store.write, using=lm, tick=bar.update, in_parts=Halving(batch), **fixed)
     return interpolate_scale(torch.cat([shard["rises"] for shard in store]), probes, rise)
+
+
+def _rises_of_part(
+    lm: LanguageModel,
+    index: int,
+    tick: Tick,
+    *,
+    parts: Sequence[Tensor],
+    ids: Tensor,
+    base: Tensor,
+    layer: int,
+    probes: list[float],
+    batch: int,
+    in_parts: Halving,
+) -> dict[str, Tensor]:
+    part = parts[index]
+    rises = torch.zeros(len(part), len(probes))
+    for start in range(0, len(part), batch):
+        group = part[start : start + batch]
+        for p, probe in enumerate(probes):
+            delta = probe * group
+            ce = [
+                in_parts(lambda k: steered_ce(lm, row.expand(len(delta[k]), -1), layer, delta[k]), len(delta))
+                for row in ids
+            ]
+            rises[start : start + batch, p] = (torch.stack(ce) - base[:, None]).mean(dim=0)
+        tick(len(group))
+    return {"rises": rises}
 
 
 def interpolate_scale(rises: Tensor, probes: list[float], rise: float) -> Tensor:
@@ -141,10 +161,26 @@ def rollout_activations(
 ) -> Tensor:
     """Mean latent activations of steered rollouts, (rows, d_sae), float16; prompt and new tokens, without BOS."""
     result = torch.empty(len(rows), sae.cfg.d_sae, dtype=torch.float16)
-    for members, tokens in generate(lm, rows, layer, sampling, folder / "rollouts", progress=progress):
-        texts = [rows.prompts[rows.prompt[r]] + new for r, new in zip(members, tokens.tolist(), strict=True)]
-        result[members] = mean_activations(lm, sae, texts, layer).half()
+    made = list(generate(lm, rows, layer, sampling, folder / "rollouts", progress=progress))
+
+    def keep(job: tuple[np.ndarray, Tensor], activations: Tensor) -> None:
+        result[job[0]] = activations
+
+    fixed = {"sae": sae, "rows": rows, "layer": layer}
+    name = progress and f"{progress}, read"
+    with tqdm(total=len(rows), desc=name, unit="rollout", disable=progress is None, mininterval=15) as bar:
+        fill(_read_batch, made, keep, using=lm, tick=bar.update, **fixed)
     return result
+
+
+def _read_batch(
+    lm: LanguageModel, job: tuple[np.ndarray, Tensor], tick: Tick, *, sae: SAE, rows: Rows, layer: int
+) -> Tensor:
+    members, tokens = job
+    texts = [rows.prompts[rows.prompt[r]] + new for r, new in zip(members, tokens.tolist(), strict=True)]
+    activations = mean_activations(lm, sae, texts, layer).half()
+    tick(len(members))
+    return activations
 
 
 def opener_rows(openers: list[list[int]], x: Tensor, scale: Tensor, *, repeats: int, seeds: tuple[int, ...]) -> Rows:

@@ -17,6 +17,7 @@ from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.project import unknown
 from fgaa_utils.sae.load import encode
 from fgaa_utils.shards import ShardStore, check_identity, digest, identity, load_tensors, save_tensors
+from fgaa_utils.workers import Tick, fill
 
 DEVIATION_ROWS = 256  # background rows on which the spread of the residual stream is measured
 ROWS_PER_SHARD = 512  # of background rows: what a killed run loses at most
@@ -49,11 +50,10 @@ def latent_stats(
     """LatentStats on token rows (rows, context) that begin with BOS, streamed, in resumable shards under `folder`."""
     shaping = {"layer": layer, "top": top, "rows": digest(torch.from_numpy(rows)), "shard": ROWS_PER_SHARD}
     store = ShardStore(folder, identity(lm, sae, **shaping), -(-len(rows) // ROWS_PER_SHARD))
-    bar = tqdm(total=len(rows), desc=progress, disable=progress is None, mininterval=10)
-    bar.update(len(rows) - sum(len(rows[_part(index)]) for index in store.missing()))
-    for index in store.missing():
-        store.write(index, _stats_of_part(lm, sae, rows, _part(index), layer, top, bar))
-    bar.close()
+    fixed = {"sae": sae, "rows": rows, "layer": layer, "top": top}
+    with tqdm(total=len(rows), desc=progress, disable=progress is None, mininterval=10) as bar:
+        bar.update(len(rows) - sum(len(rows[_part(index)]) for index in store.missing()))
+        fill(_stats_of_part, store.missing(), store.write, using=lm, tick=bar.update, **fixed)
     stats = reduce(_merge, store)
     tokens = rows.shape[0] * (rows.shape[1] - 1)
     return LatentStats(density=stats.pop("fires") / tokens, **stats)
@@ -65,11 +65,11 @@ def _part(index: int) -> slice:
 
 
 def _stats_of_part(
-    lm: LanguageModel, sae: SAE, rows: np.ndarray, part: slice, layer: int, top: int, bar: tqdm
+    lm: LanguageModel, index: int, tick: Tick, *, sae: SAE, rows: np.ndarray, layer: int, top: int
 ) -> dict[str, Tensor]:
-    """The fields of LatentStats on some of the rows, numbered as in all of them, with counts (`fires`) for
+    """The fields of LatentStats on the rows of one shard, numbered as in all of them, with counts (`fires`) for
     densities."""
-    d_sae = sae.cfg.d_sae
+    d_sae, part = sae.cfg.d_sae, _part(index)
     fires, bos, other = torch.zeros(d_sae), torch.zeros(d_sae), torch.zeros(d_sae)
     value, row, pos = torch.zeros(d_sae, top), torch.zeros(d_sae, top).long(), torch.zeros(d_sae, top).long()
     for i, resid in enumerate(capture_resid(lm, rows[part].tolist(), layer), start=part.start):
@@ -84,7 +84,7 @@ def _stats_of_part(
         order = value[better].argsort(dim=1, descending=True, stable=True)
         for kept in (value, row, pos):
             kept[better] = kept[better].gather(1, order)
-        bar.update()
+        tick(1)
     return {"fires": fires, "max_bos": bos, "max_other": other, "top_value": value, "top_row": row, "top_pos": pos}
 
 

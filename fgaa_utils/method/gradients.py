@@ -38,6 +38,7 @@ from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import check_delta
 from fgaa_utils.sae.load import encode
 from fgaa_utils.shards import ShardStore, identity
+from fgaa_utils.workers import Tick, fill
 
 GRADIENTS = 20  # what the rollouts add to the run's seed
 
@@ -243,42 +244,39 @@ def gradient_shards(
     shaping = vars(sampling) | {"openers": ids, "rollouts": rollouts, "seed": seed, "segments": segments}
     store = ShardStore(folder / "gradients", identity(lm, sae, layer=layer, **shaping), parts)
     zero = torch.zeros(1, lm.d_model)
-    for part in store.missing():
-        rows = opener_rows(ids, zero, torch.zeros(1), repeats=rollouts // parts, seeds=(seed, GRADIENTS, part))
-        made = _part(
-            lm,
-            sae,
-            rows,
-            folder / "rollouts",
-            f"part {part + 1} of {parts}",
-            layer=layer,
-            sampling=sampling,
-            segments=segments,
-            batch_tokens=batch_tokens or lm.batch_tokens,
-        )
-        store.write(part, made)
+    by_part = {
+        part: opener_rows(ids, zero, torch.zeros(1), repeats=rollouts // parts, seeds=(seed, GRADIENTS, part))
+        for part in store.missing()
+    }
+    fixed = {"by_part": by_part, "sae": sae, "folder": folder / "rollouts", "parts": parts, "layer": layer}
+    fixed |= {"sampling": sampling, "segments": segments, "batch_tokens": batch_tokens or lm.batch_tokens}
+    with tqdm(total=rollouts, desc="scores", unit="rollout", mininterval=10) as bar:
+        bar.update((parts - len(by_part)) * (rollouts // parts))
+        fill(_part, by_part, store.write, using=lm, tick=bar.update, **fixed)
     return store
 
 
 def _part(
     lm: LanguageModel,
-    sae: SAE,
-    rows: Rows,
-    folder: Path,
-    name: str,
+    part: int,
+    tick: Tick,
     *,
+    by_part: dict[int, Rows],
+    sae: SAE,
+    folder: Path,
+    parts: int,
     layer: int,
     sampling: SamplingParams,
     segments: int,
     batch_tokens: int,
 ) -> dict[str, Tensor]:
+    rows, name = by_part[part], f"part {part + 1} of {parts}"
     scores = torch.empty(len(rows), segments, lm.d_model, dtype=torch.float16)
     tokens = torch.empty(len(rows), sampling.new_tokens, dtype=torch.int32)
     sums = []
     in_parts = Halving(max(1, batch_tokens // 32))
     drawn: dict[str, Any] = {"segments": segments, "top_k": sampling.top_k, "temperature": sampling.temperature}
     # generate everything before the weights are frozen
-    bar = tqdm(total=len(rows), desc=f"scores, {name}", unit="rollout", mininterval=10)
     for members, new in list(generate(lm, rows, layer, sampling, folder, progress=f"rollouts, {name}")):
         prompts = torch.tensor([rows.prompts[p] for p in rows.prompt[members]])
         ids = torch.cat([prompts, new.long()], dim=1)
@@ -287,7 +285,7 @@ def _part(
         def read(part: slice) -> Tensor:
             """Scores beside resid, so that Halving can join them: (rows, segments + pos, d_model)."""
             reading = read_rollouts(lm, ids[part], width, layer, **drawn)
-            bar.update(len(reading.scores))
+            tick(len(reading.scores))
             return torch.cat([reading.scores, reading.resid], dim=1)
 
         with frozen_weights(lm):
@@ -296,7 +294,6 @@ def _part(
         opener = torch.from_numpy(rows.prompt[members])
         sums.append(_sums(sae, s, resid, width, opener, len(rows.prompts), segments))
         scores[members], tokens[members] = s.half(), new
-    bar.close()
     return reduce(add, sums).tensors() | {"scores": scores, "tokens": tokens}
 
 

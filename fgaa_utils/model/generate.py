@@ -18,6 +18,7 @@ from fgaa_utils.model.halving import Halving
 from fgaa_utils.model.lm import LanguageModel
 from fgaa_utils.model.steer import check_delta
 from fgaa_utils.shards import ShardStore, digest, identity
+from fgaa_utils.workers import Tick, fill
 
 BLOCK = 512  # vocabulary entries that share one maximum in exact_top_k
 
@@ -172,25 +173,49 @@ def sampling_identity(lm: LanguageModel, layer: int, sampling: SamplingParams) -
     return identity(lm, layer=layer, **vars(sampling))
 
 
-def batch_maker(
-    lm: LanguageModel, rows: Rows, layer: int, sampling: SamplingParams
-) -> Callable[[list[int]], tuple[Tensor, int]]:
-    """A function of row numbers, at most a batch of one prompt length: their tokens (rows, new_tokens), int32, and how many
-    rows went through the model together.
+def make_batch(
+    lm: LanguageModel,
+    members: list[int],
+    tick: Tick,
+    *,
+    rows: Rows,
+    layer: int,
+    sampling: SamplingParams,
+    in_parts: Halving,
+) -> dict[str, Tensor]:
+    """Of some of the rows, at most a batch of one prompt length: their `tokens` (rows, new_tokens), int32, and how many rows
+    went through the model `together`.
 
     The batch is filled up with copies. One that does not fit into memory is made in smaller parts, which may change the
     rounding.
     """
-    in_parts = Halving(sampling.batch)
+    filled = np.resize(members, sampling.batch)  # repeats the rows to fill the batch
+    ids = torch.tensor([rows.prompts[p] for p in rows.prompt[filled]])
+    delta, seeds = rows.delta(filled), rows.seed[filled]
+    tokens = in_parts(lambda p: generate_batch(lm, ids[p], delta[p], seeds[p], layer, sampling), len(ids))
+    tick(sampling.batch * sampling.new_tokens)
+    return {"tokens": tokens[: len(members)].int(), "together": torch.tensor(in_parts.size)}
 
-    def make(members: list[int]) -> tuple[Tensor, int]:
-        filled = np.resize(members, sampling.batch)  # repeats the rows to fill the batch
-        ids = torch.tensor([rows.prompts[p] for p in rows.prompt[filled]])
-        delta, seeds = rows.delta(filled), rows.seed[filled]
-        tokens = in_parts(lambda p: generate_batch(lm, ids[p], delta[p], seeds[p], layer, sampling), len(ids))
-        return tokens[: len(members)].int(), in_parts.size
 
-    return make
+def fill_batches(
+    lm: LanguageModel,
+    rows: Rows,
+    batches: list[list[int]],
+    layer: int,
+    sampling: SamplingParams,
+    keep: Callable[[list[int], dict[str, Tensor]], object],
+    *,
+    progress: str | None,
+    before: int = 0,
+) -> None:
+    """keep(row numbers, make_batch's result) of each batch, under a bar of tokens of which `before` batches are done."""
+    each = sampling.batch * sampling.new_tokens
+    total = (before + len(batches)) * each
+    made = {"rows": rows, "layer": layer, "sampling": sampling, "in_parts": Halving(sampling.batch)}
+    off = progress is None
+    with tqdm(total=total, desc=progress, unit="tok", unit_scale=True, disable=off, mininterval=15) as bar:
+        bar.update(before * each)
+        fill(make_batch, batches, keep, using=lm, tick=bar.update, **made)
 
 
 def generate(
@@ -199,22 +224,20 @@ def generate(
     """(row numbers, tokens (batch, new_tokens) int32) of each batch, made or read back if it is there.
 
     Batches come in a fixed order and together cover all rows once. Resumable: see ShardStore. A shard says how many rows
-    went together (see batch_maker).
+    went together (see make_batch).
     """
     batches = batches_of(rows, sampling.batch)
     store = ShardStore(folder, sampling_identity(lm, layer, sampling) | rows.identity(), len(batches))
-    missing = set(store.missing())
-    total = len(batches) * sampling.batch * sampling.new_tokens
-    bar = tqdm(total=total, desc=progress, unit="tok", unit_scale=True, disable=progress is None, mininterval=15)
-    bar.update((len(batches) - len(missing)) * sampling.batch * sampling.new_tokens)
-    make = batch_maker(lm, rows, layer, sampling)
+    places = {index: batches[index].tolist() for index in store.missing()}
+    number = {members[0]: index for index, members in places.items()}  # a row is in one batch
+    before = len(batches) - len(places)
+
+    def keep(members: list[int], made: dict[str, Tensor]) -> None:
+        store.write(number[members[0]], made)
+
+    fill_batches(lm, rows, list(places.values()), layer, sampling, keep, progress=progress, before=before)
     for index, members in enumerate(batches):
-        if index in missing:
-            tokens, together = make(members.tolist())
-            store.write(index, {"tokens": tokens, "together": torch.tensor(together)})
-            bar.update(sampling.batch * sampling.new_tokens)
         yield members, store.read(index)["tokens"]
-    bar.close()
 
 
 def generate_all(

@@ -19,6 +19,7 @@ from fgaa_utils.digests import sha256
 from fgaa_utils.model.hub import hub_access
 from fgaa_utils.project import MODEL, unknown
 from fgaa_utils.shards import digest
+from fgaa_utils.workers import Loader
 
 disable_progress_bar()  # loading takes seconds; the stages have bars of their own
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,8 +58,8 @@ class LanguageModel:
     """A causal LM with its tokenizer and nnsight's view of both.
 
     `identity` names weights and dtype; whatever is computed with the model carries it. `blocks` is the module path
-    of the list of its blocks; `layer` the one it was loaded to be steered at, if any. Tensors go to the model's device
-    and come back to the processor.
+    of the list of its blocks; `layer` the one it was loaded to be steered at, if any; `loader` how a worker elsewhere loads
+    the same, if it was loaded from files. Tensors go to the model's device and come back to the processor.
     """
 
     hf: PreTrainedModel
@@ -67,6 +68,7 @@ class LanguageModel:
     identity: str
     blocks: str
     layer: int | None = None
+    loader: Loader | None = None
 
     @property
     def name(self) -> str:
@@ -203,6 +205,8 @@ def load_model(
     lm = wrap(hf, load_tokenizer(path), identity, blocks=blocks)
     check_block(lm, layer)
     lm.layer = layer
+    same = {"layer": layer, "dtype": str(hf.dtype).removeprefix("torch."), "device": place.type, "blocks": lm.blocks}
+    lm.loader = load_model, {"path": str(path)} | same
     return lm
 
 

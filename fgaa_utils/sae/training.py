@@ -20,12 +20,14 @@ from sae_lens.saes.topk_sae import act_times_W_dec
 from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from fgaa_utils.digests import sha256
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.lm import LanguageModel, resolve_dtype
 from fgaa_utils.project import need_space
 from fgaa_utils.shards import ShardStore, digest, identity, record_processor
+from fgaa_utils.workers import Tick, fill
 
 ROWS_PER_SHARD = 512  # of the token rows; with 127 tokens each a shard is about 83 MB in bfloat16
 
@@ -37,13 +39,20 @@ def capture_training_acts(lm: LanguageModel, rows: np.ndarray, layer: int, folde
     """
     count = -(-len(rows) // ROWS_PER_SHARD)
     store = ShardStore(folder, identity(lm, layer=layer, rows=digest(torch.from_numpy(rows))), count)
-    for done, index in enumerate(missing := store.missing(), start=1):
-        part = rows[index * ROWS_PER_SHARD : (index + 1) * ROWS_PER_SHARD].tolist()
-        resid = torch.cat([row[1:] for row in capture_resid(lm, part, layer)])
-        store.write(index, {"resid": resid})
-        if done % 10 == 0 or done == len(missing):
-            print(f"captured shard {done} of {len(missing)}", flush=True)
+    missing = store.missing()
+    fixed = {"rows": rows, "layer": layer, "size": ROWS_PER_SHARD}
+    with tqdm(total=len(missing), desc="captured", unit="shard", mininterval=15) as bar:
+        fill(_capture_part, missing, store.write, using=lm, tick=bar.update, **fixed)
     return store
+
+
+def _capture_part(
+    lm: LanguageModel, index: int, tick: Tick, *, rows: np.ndarray, layer: int, size: int
+) -> dict[str, Tensor]:
+    part = rows[index * size : (index + 1) * size].tolist()
+    resid = torch.cat([row[1:] for row in capture_resid(lm, part, layer)])
+    tick(1)
+    return {"resid": resid}
 
 
 def hook_names(model: str, layer: int) -> dict[str, str]:
