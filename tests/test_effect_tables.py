@@ -18,6 +18,7 @@ from fgaa_utils.method.effect_tables import (
     choice_sentence,
     curve_gains,
     curve_metrics,
+    curve_note,
     curve_rows,
     effects_metrics,
     growth,
@@ -97,6 +98,14 @@ def test_the_choice_of_the_cross_validation():
 def test_where_and_how_long_the_maps_were_made():
     assert made_sentence(RECORD) == "Rollouts and fits were made in 60 minutes on a processor."
     assert made_sentence(RECORD | {"seconds": None}) == "Rollouts and fits were made on a processor."
+
+
+def test_a_curve_of_other_samples_than_the_scores_says_so():
+    same = {"ridge": {"r2": 0.2004}, "adam": {"r2": -0.5}}
+    measured = curve(ridge=[0.1, 0.2], Adam=[-0.5])
+    assert curve_note(measured, same) == ""
+    said = curve_note(measured, same | {"ridge": {"r2": 0.21}})
+    assert said.endswith("at its end R2 was 0.200 for `ridge` and -0.500 for `adam`.")
 
 
 def test_gains_are_of_the_last_step_of_each_fit():

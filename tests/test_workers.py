@@ -24,7 +24,7 @@ from fgaa_utils.method.features import latent_stats
 from fgaa_utils.method.gradients import gradient_shards
 from fgaa_utils.model.generate import Rows, SamplingParams, generate_all, row_seeds
 from fgaa_utils.model.lm import load_model
-from fgaa_utils.project import MODEL
+from fgaa_utils.project import MODEL, ROOT
 from fgaa_utils.sae import training
 from fgaa_utils.shards import digest
 from fgaa_utils.workers import fill
@@ -234,5 +234,6 @@ def test_a_cluster_that_is_not_there_is_named():
         "from test_workers import *\n"
         "fill(add_number, [1], print, using=number(1))"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    where = {"cwd": Path(__file__).parent, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **where)
     assert run.returncode and "FGAA_WORKERS is '127.0.0.1:1', and no cluster answers there" in run.stderr

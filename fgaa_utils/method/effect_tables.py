@@ -11,6 +11,7 @@ from fgaa_utils.method.approximator import EffectMap, latent_correlations
 from fgaa_utils.method.effect_fits import best_fit, own_latents, spread_of_effects
 from fgaa_utils.method.effects_once import Effects
 
+CURVE_NAMES = {"reduced_rank": "reduced rank", "ridge": "ridge", "adam": "Adam"}  # of the fits, in the learning curve
 RISES = 0.005  # of R2: a step of the learning curve that adds less is flat
 
 
@@ -89,6 +90,19 @@ def growth(curve: pd.DataFrame) -> str:
         f"{row.gain:+.3f} for {fit} ({row['from']:,.0f} to {row.to:,.0f} vectors)" for fit, row in gains.iterrows()
     ]
     return f"At its end the learning curve {state}: the last step changes R2 by {listed(steps)}."
+
+
+def curve_note(curve: pd.DataFrame, scores: dict[str, dict[str, float]]) -> str:
+    """That the learning curve was measured on other samples than the scores of the maps, if it was."""
+    last = curve.sort_values("vectors").groupby("fit").r2.last()
+    ends = {fit: last[name] for fit, name in CURVE_NAMES.items() if name in last}
+    if all(round(scores[fit]["r2"], 3) == round(end, 3) for fit, end in ends.items()):
+        return ""
+    then = listed(f"{end:.3f} for `{fit}`" for fit, end in ends.items())
+    return (
+        "The curve was measured when the maps were fitted, on other samples of the same held-out rows than those below: at its "
+        f"end R2 was {then}."
+    )
 
 
 def curve_metrics(curve: pd.DataFrame) -> dict[str, dict[str, float]]:
