@@ -3,20 +3,24 @@
 Every long computation is a list of jobs that know nothing of one another. `fill` does them and hands each result to whoever
 keeps it. A result does not depend on who made it, so that the choice is no parameter of a run but a variable of the
 environment, FGAA_WORKERS: `local` (default), `ray` (workers on this machine), `auto` (the cluster that was started here with
-`ray start`) or a cluster's address (`ray://host:10001`). A worker takes FGAA_THREADS processors (default 1), or, where the
+`ray start`) or the address of a cluster that this machine belongs to. A worker takes FGAA_THREADS processors (default 1), or, where the
 model is on a GPU, one GPU.
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any, Protocol
 
+import torch
+
+from fgaa_utils.project import ROOT
 from fgaa_utils.shards import processor
 
 WORKERS, THREADS = "FGAA_WORKERS", "FGAA_THREADS"
 HERE = "local"
+TRIES = 3  # workers that may die at one job
+PATIENCE = 15  # seconds without news, after which a line says what is waited for
 Loader = tuple[Callable[..., Any], dict[str, Any]]  # a function of a module, and what to call it with
 Tick = Callable[[int], object]  # told how much more is done
 
@@ -46,13 +50,13 @@ def fill(
     """keep(job, task(using, job, tick, **fixed)) for every job: in order here, as they are done on workers of Ray.
 
     task is a function of a module, which tells `tick` how much is done. fixed goes to every worker once, `using` is loaded
-    there. A worker that dies is started anew and does its job again.
+    there. A worker that dies is replaced, and its job done again.
 
-    Raises: ValueError if `using` cannot be loaded elsewhere, a node has another model or kind of processor, or Ray is not installed or
-    not there; what a job raises.
+    Raises: ValueError if `using` cannot be loaded elsewhere, a node has another model, torch or kind of processor, a job killed
+    TRIES workers, or Ray is not installed or not there; what a job raises.
     """
     jobs = list(jobs)
-    place = os.environ.get(WORKERS, HERE)
+    place = os.environ.get(WORKERS) or HERE
     if place == HERE or not jobs:
         for job in jobs:
             keep(job, task(using, job, tick, **fixed))
@@ -61,7 +65,9 @@ def fill(
         raise ValueError(
             f"{using.identity} was not loaded from files, so that no worker of Ray can load it; {WORKERS}=local"
         )
-    _on_ray(place, task, jobs, keep, using, tick, fixed)
+    device = using.loader[1].get("device", "cpu")
+    crew = _crew(place, _threads(), gpu=device == "cuda")
+    crew.do(task, jobs, keep, tick, crew.ray.put(fixed), using.loader, using.identity, rounding(device))
 
 
 def _threads() -> int:
@@ -77,14 +83,19 @@ class Worker:
     def __init__(self) -> None:
         self.loaded: dict[str, Any] = {}
 
+    def ready(self) -> None:
+        """Answers once the worker is there."""
+
     def do(
-        self, task: Callable[..., Any], job: Any, fixed: dict[str, Any], loader: Loader, identity: object, kind: dict
+        self, task: Callable[..., Any], job: Any, fixed: dict[str, Any], loader: Loader, identity: object, rounds: dict
     ) -> tuple[Any, int]:
-        """(the job's result, how much was done). Raises: ValueError if another model than `identity` is here, or another
-        kind of processor, which rounds otherwise."""
+        """(the job's result, how much was done).
+
+        Raises: ValueError if another model than `identity` is here, or what decides how sums round differs from `rounds`.
+        """
         load, how = loader
-        if (here := processor(how.get("device", "cpu"))) != kind:
-            raise ValueError(f"a node has {here}, the run has {kind}: it would give other texts; leave it out")
+        if (here := rounding(how.get("device", "cpu"))) != rounds:
+            raise ValueError(f"a node has {here}, the run has {rounds}: it would give other texts; leave it out")
         key = repr((load.__qualname__, how))
         if key not in self.loaded:
             self.loaded[key] = load(**how)
@@ -95,6 +106,11 @@ class Worker:
         return result, sum(done)
 
 
+def rounding(device: str) -> dict[str, object]:
+    """What decides how sums round on a device of this node."""
+    return {"torch": torch.__version__, "processor": processor(device)}
+
+
 def _connect(place: str, threads: int) -> Any:
     """The module ray, with a cluster behind it."""
     try:
@@ -102,58 +118,98 @@ def _connect(place: str, threads: int) -> Any:
     except ModuleNotFoundError as error:
         raise ValueError(f"{WORKERS} is {place!r}, but Ray is not installed; .venv/bin/pip install ray") from error
     if not ray.is_initialized():
-        variables = {WORKERS: HERE, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        variables = {
+            WORKERS: HERE,
+            "OMP_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": path,
+        }
         offline = {name: os.environ[name] for name in ("HF_HUB_OFFLINE",) if name in os.environ}
-        cluster = {} if place == "ray" else {"address": place}
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
-            quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-            ray.init(runtime_env={"env_vars": variables | offline}, **quiet, **cluster)
+            address = "local" if place == "ray" else place
+            ray.init(address=address, runtime_env={"env_vars": variables | offline}, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ValueError(f"{WORKERS} is {place!r}, and no cluster answers there ({error})") from error
     return ray
 
 
-@cache
-def _crew(place: str, threads: int, *, gpu: bool) -> list[Any]:
-    """Workers, as many as the cluster has room for; they live as long as this process."""
-    ray = _connect(place, threads)
-    has = ray.cluster_resources()
-    count = int(has.get("GPU", 0)) if gpu else int(has.get("CPU", 0)) // threads
-    if not count:
-        wanted = "GPU" if gpu else f"room for a worker of {threads} processors ({THREADS})"
-        raise ValueError(f"the cluster of Ray has no {wanted}; it has {has}")
-    room = {"num_gpus": 1, "num_cpus": 1} if gpu else {"num_cpus": threads}
-    kind = ray.remote(max_restarts=-1, max_task_retries=-1, **room)(Worker)
-    return [kind.remote() for _ in range(count)]
+class Crew:
+    """Workers of one kind on a cluster, as many as it has room for; one that dies is replaced."""
+
+    def __init__(self, place: str, threads: int, *, gpu: bool):
+        self.ray = ray = _connect(place, threads)
+        has = ray.cluster_resources()
+        self.size = int(has.get("GPU", 0)) if gpu else int(has.get("CPU", 0)) // threads
+        if not self.size:
+            wanted = "GPU" if gpu else f"room for a worker of {threads} processors ({THREADS})"
+            raise ValueError(f"the cluster of Ray has no {wanted}; it has {has}")
+        self.kind = ray.remote(**({"num_gpus": 1} if gpu else {"num_cpus": threads}))(Worker)
+        self.coming: dict[Any, Any] = {}  # workers by what answers when they are there
+        self.idle: list[Any] = []
+        for _ in range(self.size):
+            self.hire()
+
+    def hire(self) -> None:
+        worker = self.kind.remote()
+        self.coming[worker.ready.remote()] = worker
+
+    def dismiss(self) -> None:
+        """End all workers, so that others find room."""
+        for worker in (*self.coming.values(), *self.idle):
+            self.ray.kill(worker)
+
+    def do(
+        self, task: Callable[..., Any], jobs: list[Any], keep: Callable[[Any, Any], object], tick: Tick, *fixed: Any
+    ) -> None:
+        """All jobs, each by the first worker that is free."""
+        exceptions = self.ray.exceptions
+        todo, running = deque((job, TRIES) for job in jobs), {}
+        try:
+            while todo or running:
+                while todo and self.idle:
+                    worker, (job, tries) = self.idle.pop(), todo.popleft()
+                    running[worker.do.remote(task, job, *fixed)] = worker, job, tries
+                done, _ = self.ray.wait([*running, *self.coming], num_returns=1, timeout=PATIENCE)
+                if not done:
+                    print(f"{len(running)} jobs are being done, {len(self.coming)} workers wait for room", flush=True)
+                for ready in done:
+                    if worker := self.coming.pop(ready, None):
+                        self.ray.get(ready)
+                        self.idle.append(worker)
+                        continue
+                    worker, job, tries = running.pop(ready)
+                    try:
+                        result, count = self.ray.get(ready)
+                    except exceptions.RayActorError as error:
+                        self.hire()
+                        if tries == 1:
+                            raise ValueError(
+                                f"{TRIES} workers died at one job; have they memory enough? ({error})"
+                            ) from None
+                        todo.append((job, tries - 1))
+                        continue
+                    self.idle.append(worker)
+                    keep(job, result)
+                    tick(count)
+        except exceptions.RayTaskError as error:
+            raise (error.cause or error) from None
+        finally:
+            for worker, _, _ in running.values():  # of a run that failed
+                self.ray.kill(worker)
+                self.hire()
 
 
-def _on_ray(
-    place: str,
-    task: Callable[..., Any],
-    jobs: list[Any],
-    keep: Callable[[Any, Any], object],
-    using: Using,
-    tick: Tick,
-    fixed: dict[str, Any],
-) -> None:
-    assert using.loader is not None
-    device = using.loader[1].get("device", "cpu")
-    idle = deque(_crew(place, _threads(), gpu=device == "cuda"))
-    import ray
+_crews: dict[tuple[str, int, bool], Crew] = {}  # the last one alone
 
-    same = using.loader, using.identity, processor(device)
 
-    shared, todo, running = ray.put(fixed), deque(jobs), {}
-    try:
-        while todo or running:
-            while todo and idle:
-                worker, job = idle.popleft(), todo.popleft()
-                running[worker.do.remote(task, job, shared, *same)] = worker, job
-            [ready], _ = ray.wait(list(running), num_returns=1)
-            worker, job = running.pop(ready)
-            result, done = ray.get(ready)
-            keep(job, result)
-            tick(done)
-            idle.append(worker)
-    except ray.exceptions.RayTaskError as error:
-        raise error.as_instanceof_cause() from None
+def _crew(place: str, threads: int, *, gpu: bool) -> Crew:
+    """The crew of the last call, if it is of this kind."""
+    key = place, threads, gpu
+    if key not in _crews:
+        for other in _crews.values():
+            other.dismiss()
+        _crews.clear()
+        _crews[key] = Crew(place, threads, gpu=gpu)
+    return _crews[key]

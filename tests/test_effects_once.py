@@ -26,7 +26,8 @@ def test_maps_are_made_once(tiny, tiny_sae, tmp_path, monkeypatch):
     assert first.curve.vectors.tolist()[-1] == 48 and first.record == read_record(tmp_path)
     assert first.record["made_of"]["seed"] == 0 and first.record["made_of"]["chunk_size"] == 16
     assert set(first.record["files"]) == {f"{name}.safetensors" for name in (*FITS, "scales")}
-    assert course_of(tmp_path) == COURSE and course_of(tmp_path / "nothing") is None
+    assert course_of(tmp_path, "adam") == COURSE and course_of(tmp_path / "nothing", "adam") is None
+    assert course_of(tmp_path, "a/b:c.safetensors") is None
     with monkeypatch.context() as patched:
         patched.setattr(module, "_make", None)  # what is there is read back
         again = made(tiny, tiny_sae, tmp_path)

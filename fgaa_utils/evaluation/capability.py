@@ -6,7 +6,7 @@ many deltas, its rows are equally long, and no pads are needed. A delta is (d_mo
 coefficient in the absolute norm of the residual stream; all zero is unsteered.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -183,10 +183,11 @@ def option_logprobs_after(
 
 
 def _measure_part(
-    lm: LanguageModel, index: int, tick: Tick, *, measure: Callable, asked: Any, parts: Sequence[Tensor], layer: int
+    lm: LanguageModel, index: int, tick: Tick, *, measure: Callable, asked: Any, deltas: Tensor, cells: int, layer: int
 ) -> dict[str, Tensor]:
-    values = measure(lm, asked, parts[index], layer)
-    tick(len(parts[index]))
+    part = deltas[index * cells : (index + 1) * cells]
+    values = measure(lm, asked, part, layer)
+    tick(len(part))
     return {"values": values}
 
 
@@ -212,7 +213,7 @@ def measure_cells(
     shaping = {"measure": measure.__name__, "layer": layer, "asked": digest(texts), "deltas": digest(deltas)}
     store = ShardStore(folder, identity(lm, cells=cells, **shaping), len(parts))
     missing = store.missing()
-    fixed = {"measure": measure, "asked": asked, "parts": parts, "layer": layer}
+    fixed = {"measure": measure, "asked": asked, "deltas": deltas, "cells": cells, "layer": layer}
     with tqdm(total=len(deltas), desc=progress, unit="cell", disable=progress is None, mininterval=15) as bar:
         bar.update(len(deltas) - sum(len(parts[index]) for index in missing))
         fill(_measure_part, missing, store.write, using=lm, tick=bar.update, **fixed)

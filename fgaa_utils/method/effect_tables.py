@@ -96,7 +96,7 @@ def curve_note(curve: pd.DataFrame, scores: dict[str, dict[str, float]]) -> str:
     """That the learning curve was measured on other samples than the scores of the maps, if it was."""
     last = curve.sort_values("vectors").groupby("fit").r2.last()
     ends = {fit: last[name] for fit, name in CURVE_NAMES.items() if name in last}
-    if all(round(scores[fit]["r2"], 3) == round(end, 3) for fit, end in ends.items()):
+    if all(abs(scores[fit]["r2"] - end) < RISES for fit, end in ends.items()):  # else than by the maps' rounding
         return ""
     then = listed(f"{end:.3f} for `{fit}`" for fit, end in ends.items())
     return (

@@ -5,7 +5,7 @@ its effect is their mean activation, re-read by the unsteered model, minus that 
 unsteered mean is that of the rollout's own opener: over balanced openers the expectation is the same, the noise less.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,10 +47,18 @@ def ce_scales(
     size = batch * 32
     store = ShardStore(folder, identity(lm, **shaping), -(-len(vectors) // size))
     base = torch.stack([steered_ce(lm, row[None], layer, None)[0] for row in ids])
-    fixed = {"parts": vectors.split(size), "ids": ids, "base": base, "layer": layer, "probes": probes, "batch": batch}
+    fixed = {
+        "vectors": vectors,
+        "size": size,
+        "ids": ids,
+        "base": base,
+        "layer": layer,
+        "probes": probes,
+        "batch": batch,
+    }
     missing = store.missing()
     with tqdm(total=len(vectors), desc="CE rule", unit="vector", mininterval=15) as bar:
-        bar.update(len(vectors) - sum(len(fixed["parts"][index]) for index in missing))
+        bar.update(len(vectors) - sum(len(vectors[index * size : (index + 1) * size]) for index in missing))
         fill(_rises_of_part, missing, store.write, using=lm, tick=bar.update, in_parts=Halving(batch), **fixed)
     return interpolate_scale(torch.cat([shard["rises"] for shard in store]), probes, rise)
 
@@ -60,7 +68,8 @@ def _rises_of_part(
     index: int,
     tick: Tick,
     *,
-    parts: Sequence[Tensor],
+    vectors: Tensor,
+    size: int,
     ids: Tensor,
     base: Tensor,
     layer: int,
@@ -68,7 +77,7 @@ def _rises_of_part(
     batch: int,
     in_parts: Halving,
 ) -> dict[str, Tensor]:
-    part = parts[index]
+    part = vectors[index * size : (index + 1) * size]
     rises = torch.zeros(len(part), len(probes))
     for start in range(0, len(part), batch):
         group = part[start : start + batch]

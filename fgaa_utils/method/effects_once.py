@@ -63,8 +63,8 @@ class Course:
 
 @dataclass(frozen=True)
 class Effects:
-    """The maps {fit: map}, as kept in float16; the effect data, of which the held-out part is there and the chunks perhaps
-    not; the learning curve (a row a fit and number of vectors); and the record."""
+    """The maps {fit: map}, as kept in float16; the effect data, which are made when asked for if they are not there; the
+    learning curve (a row a fit and number of vectors); and the record."""
 
     course: Course
     data: EffectData
@@ -73,11 +73,13 @@ class Effects:
     record: dict[str, Any]
 
     def heldout(self) -> HeldOut:
-        """Held-out vectors and their rollouts, made if need be.
+        """Held-out vectors and their rollouts, made if need be, as are the unsteered ones that they are set against.
 
         The mean effect of the vectors fitted to is what the ridge predicts of their mean vector: its bias is not
         penalised, so that it passes through both means.
         """
+        rows = self.course.unsteered_rollouts + self.course.heldout_vectors * self.course.heldout_rollouts
+        need_space(self.data.folder, rows * self.data.sae.cfg.d_sae * 2 / 2**30 + 0.1)
         x, rollouts = self.data.heldout_effects()
         mean_x = torch.cat([self.data.vectors(number).x for number in range(self.course.chunks)]).mean(dim=0)
         return HeldOut(x, rollouts, self.maps["ridge"].predict(mean_x))
@@ -110,9 +112,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def course_of(folder: Path) -> Course | None:
-    """The course of the maps at `folder`; None where no maps were made, as with a published one."""
-    if (record := read_record(folder)) is None:
+def course_of(folder: Path, fit: str) -> Course | None:
+    """The course of the maps at `folder`; None if `fit` is none of them but a published map."""
+    if fit not in FITS or (record := read_record(folder)) is None:
         return None
     return Course(**{f.name: record["made_of"][f.name] for f in fields(Course)})
 
@@ -127,7 +129,7 @@ def _make(
 ) -> dict[str, Any]:
     """Scales and maps, kept in `folder`, and their record but for what they are made of."""
     need_space(folder, course.chunk_size * sae.cfg.d_sae * 2 / 2**30 * (course.chunks + 1) + 1)
-    began, resumed = time.monotonic(), (folder / "shards").exists()
+    began, resumed = time.monotonic(), any((folder / name).exists() for name in ("scales", "shards"))
     W_dec, kept = decoder_rows(sae), folder / "scales"
     scales = ce_scales(lm, W_dec, layer, ids, kept, rise=course.ce_rise, probes=course.ce_probes)
     data = course.data(lm, sae, scales, layer, folder, seed=seed)

@@ -50,26 +50,26 @@ def latent_stats(
     """LatentStats on token rows (rows, context) that begin with BOS, streamed, in resumable shards under `folder`."""
     shaping = {"layer": layer, "top": top, "rows": digest(torch.from_numpy(rows)), "shard": ROWS_PER_SHARD}
     store = ShardStore(folder, identity(lm, sae, **shaping), -(-len(rows) // ROWS_PER_SHARD))
-    fixed = {"sae": sae, "rows": rows, "layer": layer, "top": top}
+    fixed = {"sae": sae, "rows": rows, "layer": layer, "top": top, "size": ROWS_PER_SHARD}
     with tqdm(total=len(rows), desc=progress, disable=progress is None, mininterval=10) as bar:
-        bar.update(len(rows) - sum(len(rows[_part(index)]) for index in store.missing()))
+        bar.update(len(rows) - sum(len(rows[_part(index, ROWS_PER_SHARD)]) for index in store.missing()))
         fill(_stats_of_part, store.missing(), store.write, using=lm, tick=bar.update, **fixed)
     stats = reduce(_merge, store)
     tokens = rows.shape[0] * (rows.shape[1] - 1)
     return LatentStats(density=stats.pop("fires") / tokens, **stats)
 
 
-def _part(index: int) -> slice:
+def _part(index: int, size: int) -> slice:
     """The rows of one shard."""
-    return slice(index * ROWS_PER_SHARD, (index + 1) * ROWS_PER_SHARD)
+    return slice(index * size, (index + 1) * size)
 
 
 def _stats_of_part(
-    lm: LanguageModel, index: int, tick: Tick, *, sae: SAE, rows: np.ndarray, layer: int, top: int
+    lm: LanguageModel, index: int, tick: Tick, *, sae: SAE, rows: np.ndarray, layer: int, top: int, size: int
 ) -> dict[str, Tensor]:
     """The fields of LatentStats on the rows of one shard, numbered as in all of them, with counts (`fires`) for
     densities."""
-    d_sae, part = sae.cfg.d_sae, _part(index)
+    d_sae, part = sae.cfg.d_sae, _part(index, size)
     fires, bos, other = torch.zeros(d_sae), torch.zeros(d_sae), torch.zeros(d_sae)
     value, row, pos = torch.zeros(d_sae, top), torch.zeros(d_sae, top).long(), torch.zeros(d_sae, top).long()
     for i, resid in enumerate(capture_resid(lm, rows[part].tolist(), layer), start=part.start):

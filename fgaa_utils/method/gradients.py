@@ -243,16 +243,16 @@ def gradient_shards(
     ids = lm.encode(openers)
     shaping = vars(sampling) | {"openers": ids, "rollouts": rollouts, "seed": seed, "segments": segments}
     store = ShardStore(folder / "gradients", identity(lm, sae, layer=layer, **shaping), parts)
-    zero = torch.zeros(1, lm.d_model)
-    by_part = {
-        part: opener_rows(ids, zero, torch.zeros(1), repeats=rollouts // parts, seeds=(seed, GRADIENTS, part))
-        for part in store.missing()
-    }
-    fixed = {"by_part": by_part, "sae": sae, "folder": folder / "rollouts", "parts": parts, "layer": layer}
-    fixed |= {"sampling": sampling, "segments": segments, "batch_tokens": batch_tokens or lm.batch_tokens}
+    zero, made = torch.zeros(1, lm.d_model), {}
+    for part in store.missing():
+        rows = opener_rows(ids, zero, torch.zeros(1), repeats=rollouts // parts, seeds=(seed, GRADIENTS, part))
+        name = f"rollouts, part {part + 1} of {parts}"
+        made[part] = rows, list(generate(lm, rows, layer, sampling, folder / "rollouts", progress=name))
+    fixed = {"made": made, "sae": sae, "layer": layer, "sampling": sampling, "segments": segments}
     with tqdm(total=rollouts, desc="scores", unit="rollout", mininterval=10) as bar:
-        bar.update((parts - len(by_part)) * (rollouts // parts))
-        fill(_part, by_part, store.write, using=lm, tick=bar.update, **fixed)
+        bar.update((parts - len(made)) * (rollouts // parts))
+        tokens = batch_tokens or lm.batch_tokens
+        fill(_part, made, store.write, using=lm, tick=bar.update, batch_tokens=tokens, **fixed)
     return store
 
 
@@ -261,23 +261,20 @@ def _part(
     part: int,
     tick: Tick,
     *,
-    by_part: dict[int, Rows],
+    made: dict[int, tuple[Rows, list]],
     sae: SAE,
-    folder: Path,
-    parts: int,
     layer: int,
     sampling: SamplingParams,
     segments: int,
     batch_tokens: int,
 ) -> dict[str, Tensor]:
-    rows, name = by_part[part], f"part {part + 1} of {parts}"
+    rows, batches = made[part]
     scores = torch.empty(len(rows), segments, lm.d_model, dtype=torch.float16)
     tokens = torch.empty(len(rows), sampling.new_tokens, dtype=torch.int32)
     sums = []
     in_parts = Halving(max(1, batch_tokens // 32))
     drawn: dict[str, Any] = {"segments": segments, "top_k": sampling.top_k, "temperature": sampling.temperature}
-    # generate everything before the weights are frozen
-    for members, new in list(generate(lm, rows, layer, sampling, folder, progress=f"rollouts, {name}")):
+    for members, new in batches:
         prompts = torch.tensor([rows.prompts[p] for p in rows.prompt[members]])
         ids = torch.cat([prompts, new.long()], dim=1)
         width = prompts.shape[1]

@@ -206,7 +206,7 @@ def load_model(
     check_block(lm, layer)
     lm.layer = layer
     same = {"layer": layer, "dtype": str(hf.dtype).removeprefix("torch."), "device": place.type, "blocks": lm.blocks}
-    lm.loader = load_model, {"path": str(path)} | same
+    lm.loader = load_model, {"path": source if on_hub else str(Path(source).resolve())} | same
     return lm
 
 
