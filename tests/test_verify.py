@@ -150,7 +150,7 @@ def test_a_quick_run_is_recorded_and_compared_with_the_record(tmp_path, monkeypa
     monkeypatch.setattr("sys.argv", ["verify", "quick"])
     with pytest.raises(SystemExit) as stopped:
         verify.main()
-    assert stopped.value.code is False and "Reproduced: every value is equal." in capsys.readouterr().out
+    assert stopped.value.code is False and "Reproduced: every one of " in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["verify", "--record"])
     with pytest.raises(SystemExit, match="--record is for quick"):
         verify.main()
@@ -179,3 +179,12 @@ def test_a_committed_number_that_changes_is_found():
     yours["evaluation"]["bcs"]["caa"]["average"]["value"] += 1
     off = [row for row in headlines(compare(committed, yours)) if not row.kept]
     assert [row.key for row in off] == [("evaluation", "bcs", "caa", "average")] and isinstance(off[0], Row)
+
+
+def test_a_small_run_is_equal_on_the_processor_of_its_record_and_promises_nothing_on_another():
+    same, other = verify.Row(("sae", "l0"), 1.0, 1.0, True), verify.Row(("sae", "l0"), 1.0, 1.001, True)
+    assert verify.of_record([same], [], alike=True) == ("Reproduced: every one of 1 values is equal.", False)
+    said, failed = verify.of_record([same, other], [], alike=True)
+    assert failed and "1 of 2 values are equal" in said and "1.001" in said and "--record" in said
+    assert verify.of_record([same], ["judge"], alike=True) == ("NOT reproduced: judge did not run.", True)
+    assert not verify.of_record([other], ["judge"], alike=False)[1]
