@@ -2,12 +2,13 @@
 
 Every long computation is a list of jobs that know nothing of one another. `fill` does them and hands each result to whoever
 keeps it. A result does not depend on who made it, so that the choice is no parameter of a run but a variable of the
-environment, FGAA_WORKERS: `local` (default), `ray` (workers on this machine), `auto` (the cluster that was started here with
-`ray start`) or the address of a cluster that this machine belongs to. A worker takes FGAA_THREADS processors (default 1), or, where the
-model is on a GPU, one GPU.
+environment, FGAA_WORKERS: `local` (default), `ray` (workers on this machine), `auto` (the cluster that was started here
+with `ray start`) or the address of a cluster that this machine belongs to. A worker takes FGAA_THREADS processors (default
+1), or, where the model is on a GPU, one GPU.
 """
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -52,8 +53,8 @@ def fill(
     task is a function of a module, which tells `tick` how much is done. fixed goes to every worker once, `using` is loaded
     there. A worker that dies is replaced, and its job done again.
 
-    Raises: ValueError if `using` cannot be loaded elsewhere, a node has another model, torch or kind of processor, a job killed
-    TRIES workers, or Ray is not installed or not there; what a job raises.
+    Raises: ValueError if `using` cannot be loaded elsewhere, a node has another model, torch or kind of processor, workers
+    cannot start or die at one job TRIES times, or Ray is not installed or not there; what a job raises.
     """
     jobs = list(jobs)
     place = os.environ.get(WORKERS) or HERE
@@ -75,6 +76,10 @@ def _threads() -> int:
     if not text.isdigit() or not int(text):
         raise ValueError(f"{THREADS} is {text!r}; it must be a number of processors, 1 or more")
     return int(text)
+
+
+class WorkerDied(Exception):
+    """A process that did a job is gone, with the job."""
 
 
 class Worker:
@@ -164,7 +169,6 @@ class Crew:
         self, task: Callable[..., Any], jobs: list[Any], keep: Callable[[Any, Any], object], tick: Tick, *fixed: Any
     ) -> None:
         """All jobs, each by the first worker that is free."""
-        exceptions = self.ray.exceptions
         todo, running = deque((job, TRIES) for job in jobs), {}
         try:
             while todo or running:
@@ -173,32 +177,43 @@ class Crew:
                     running[worker.do.remote(task, job, *fixed)] = worker, job, tries
                 done, _ = self.ray.wait([*running, *self.coming], num_returns=1, timeout=PATIENCE)
                 if not done:
-                    print(f"{len(running)} jobs are being done, {len(self.coming)} workers wait for room", flush=True)
+                    said = f"{len(running)} jobs are being done, {len(self.coming)} workers wait for room"
+                    print(said, file=sys.stderr, flush=True)
                 for ready in done:
                     if worker := self.coming.pop(ready, None):
-                        self.ray.get(ready)
+                        self.answer(ready, "a worker could not start")
                         self.idle.append(worker)
                         continue
                     worker, job, tries = running.pop(ready)
                     try:
-                        result, count = self.ray.get(ready)
-                    except exceptions.RayActorError as error:
+                        result, count = self.answer(ready, f"{TRIES} workers died at one job; have they memory enough?")
+                    except WorkerDied:
                         self.hire()
                         if tries == 1:
-                            raise ValueError(
-                                f"{TRIES} workers died at one job; have they memory enough? ({error})"
-                            ) from None
+                            raise
                         todo.append((job, tries - 1))
                         continue
+                    except Exception:
+                        self.idle.append(worker)
+                        raise
                     self.idle.append(worker)
                     keep(job, result)
                     tick(count)
-        except exceptions.RayTaskError as error:
-            raise (error.cause or error) from None
+        except WorkerDied as error:
+            raise ValueError(str(error)) from None
         finally:
             for worker, _, _ in running.values():  # of a run that failed
                 self.ray.kill(worker)
                 self.hire()
+
+    def answer(self, ready: Any, died: str) -> Any:
+        """What came back. Raises: WorkerDied, saying `died`; what a job raised, as it was raised there."""
+        try:
+            return self.ray.get(ready)
+        except self.ray.exceptions.RayTaskError as error:
+            raise (error.cause or error) from None
+        except self.ray.exceptions.RayActorError as error:
+            raise WorkerDied(f"{died} ({error})") from None
 
 
 _crews: dict[tuple[str, int, bool], Crew] = {}  # the last one alone
