@@ -38,6 +38,9 @@ def test_what_no_choice_had_seen_stands_beside_a_run(run, monkeypatch):
     assert results.run_metrics()[2:] == (None, {"bcs": {}}) and not results.unseen_is_old()
     monkeypatch.setattr(results, "params_of", lambda names: {"recipe": {"theta": 0.02}})
     assert results.run_metrics()[3] is None and results.unseen_is_old(), "of other parameters it does not stand there"
+    others = {"recipe": {"theta": 0.01}, "ablation_samples": {"rows": []}}
+    monkeypatch.setattr(results, "params_of", lambda names: others)
+    assert not results.unseen_is_old(), "of a stage that it leaves out"
 
 
 def test_the_labels_do_not_count_for_a_setting(tmp_path, run, monkeypatch):

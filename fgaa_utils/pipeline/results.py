@@ -6,7 +6,7 @@ from fgaa_utils.evaluation.verdict import behaviour_table, summary_table, verdic
 from fgaa_utils.figures import listed, markdown_table
 from fgaa_utils.judges.labels import WRITER
 from fgaa_utils.pipeline.settings import params_of
-from fgaa_utils.project import REPORTS, ROOT, frozen_stages, metrics_of, read_yaml
+from fgaa_utils.project import REPORTS, ROOT, STAGES, frozen_stages, metrics_of, read_yaml
 
 NOTE = (
     "BCS is mean behaviour times mean coherence, from 0 to 1, averaged over behaviours; in brackets 95 % intervals. Variant "
@@ -36,9 +36,14 @@ def run_metrics() -> tuple[dict, dict | None, dict | None, dict | None]:
 
 
 def unseen_is_old() -> bool:
-    """Whether the setting `unseen` was run with parameters that a run of today would not have."""
-    path = REPORTS / "settings" / UNSEEN / "params.yaml"
-    return path.exists() and read_yaml(path) != params_of([UNSEEN])
+    """Whether the setting `unseen` was run with parameters that a run of today would not have, those of stages aside that
+    it leaves out."""
+    folder = REPORTS / "settings" / UNSEEN
+    if not (folder / "params.yaml").exists():
+        return False
+    then, now = read_yaml(folder / "params.yaml"), params_of([UNSEEN])
+    left_out = {stage for stage in STAGES if not (folder / "metrics" / f"{stage}.json").exists()}
+    return any(then.get(section) != now.get(section) for section in {*then, *now} - left_out)
 
 
 def stages_here() -> list[str]:
