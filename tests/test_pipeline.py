@@ -185,3 +185,14 @@ def test_the_lock_knows_what_a_frozen_stage_left(stage):
     for out in entry["outs"]:
         if (path := ROOT / out["path"]).is_file():
             assert hashlib.md5(path.read_bytes()).hexdigest() == out["md5"], out["path"]
+
+
+@pytest.mark.parametrize("plot", DVC["plots"], ids=lambda plot: next(iter(plot)))
+def test_dvc_draws_columns_that_are_there(plot):
+    """One line through all methods is what DVC draws if nobody tells it apart."""
+    [(path, how)] = plot.items()
+    template = (ROOT / ".dvc" / "plots" / f"{how['template']}.json").read_text(encoding="utf-8")
+    columns = (ROOT / path).read_text(encoding="utf-8").splitlines()[0].split(",")
+    named = set(re.findall(r'"field": "(\w+)"', template)) | {how["x"], how["y"]}
+    assert named - {"rev"} <= set(columns) and named & {"method", "fit"}
+    assert {"<DVC_METRIC_DATA>", "<DVC_METRIC_X>", "<DVC_METRIC_Y>"} <= set(re.findall(r"<DVC_\w+>", template))
