@@ -164,7 +164,7 @@ def test_the_9b_setting_runs_whole_too(hub, tmp_path):
     assert IMPORTED in metrics["at_chosen_scale"]
 
 
-@pytest.mark.pipeline
+@pytest.mark.nightly
 def test_a_pretrained_sae_gets_an_effect_map_of_our_own(hub, finished, tmp_path):
     """The setting of Gemma Scope 2, its SAE a folder, on a stand-in: no sae stage, but the effects stage."""
     scope = tmp_path / "layer_12" / "width_256"
