@@ -82,7 +82,15 @@ def cosines(shown: pd.DataFrame) -> sns.FacetGrid:
     long = long.melt("behaviour", var_name="method", value_name="cosine")
     order = [LABELS[m] for m in method_order(list(LABELS)) if LABELS[m] in shown.columns]
     palette = {LABELS[m]: COLOURS[m] for m in LABELS if LABELS[m] in order}
-    dots = {"x": "cosine", "y": "method", "hue": "method", "order": order, "palette": palette, "jitter": False, "alpha": 0.7}
+    dots = {
+        "x": "cosine",
+        "y": "method",
+        "hue": "method",
+        "order": order,
+        "palette": palette,
+        "jitter": False,
+        "alpha": 0.7,
+    }
     grid = sns.catplot(long, **dots, kind="strip", legend=False, height=1.9, aspect=3)
     for model, marker in zip(shown.index[averages], "|^v<>"):
         grid.ax.scatter(shown.loc[model, order], order, marker=marker, color="0.2", s=60, label=model, zorder=3)
