@@ -1,7 +1,7 @@
 """Who makes what is missing: this process, or workers of Ray on this machine or on a cluster.
 
 Every long computation is a list of jobs that know nothing of one another. `fill` does them and hands each result to whoever
-keeps it. A result does not depend on who made it, so that the choice is no parameter of a run but a variable of the
+keeps it. A result should not depend on who made it (`make check-ray` compares), so that the choice is no parameter of a run but a variable of the
 environment, FGAA_WORKERS: `local` (default), `ray` (workers on this machine), `auto` (the cluster that was started here
 with `ray start`) or the address of a cluster that this machine belongs to. A worker takes FGAA_THREADS processors (default
 1), or, where the model is on a GPU, one GPU.
