@@ -3,8 +3,9 @@
 Every long computation is a list of jobs that know nothing of one another. `fill` does them and hands each result to whoever
 keeps it. A result should not depend on who made it (`make check-ray` compares), so that the choice is no parameter of a run but a variable of the
 environment, FGAA_WORKERS: `local` (default), `ray` (workers on this machine), `auto` (the cluster that was started here
-with `ray start`) or the address of a cluster that this machine belongs to. A worker takes FGAA_THREADS processors (default
-1), or, where the model is on a GPU, one GPU.
+with `ray start`) or the address of a cluster that this machine belongs to. A worker has as many threads
+as this process (OMP_NUM_THREADS), because their number decides in which order some sums are taken, and takes as many
+processors, or, where the model is on a GPU, one GPU.
 """
 
 import os
@@ -18,7 +19,7 @@ import torch
 from fgaa_utils.project import ROOT
 from fgaa_utils.shards import processor
 
-WORKERS, THREADS = "FGAA_WORKERS", "FGAA_THREADS"
+WORKERS = "FGAA_WORKERS"
 HERE = "local"
 TRIES = 3  # workers that may die at one job
 PATIENCE = 15  # seconds without news, after which a line says what is waited for
@@ -67,15 +68,8 @@ def fill(
             f"{using.identity} was not loaded from files, so that no worker of Ray can load it; {WORKERS}=local"
         )
     device = using.loader[1].get("device", "cpu")
-    crew = _crew(place, _threads(), gpu=device == "cuda")
+    crew = _crew(place, torch.get_num_threads(), gpu=device == "cuda")
     crew.do(task, jobs, keep, tick, crew.ray.put(fixed), using.loader, using.identity, rounding(device))
-
-
-def _threads() -> int:
-    text = os.environ.get(THREADS, "1")
-    if not text.isdigit() or not int(text):
-        raise ValueError(f"{THREADS} is {text!r}; it must be a number of processors, 1 or more")
-    return int(text)
 
 
 class WorkerDied(Exception):
@@ -113,7 +107,7 @@ class Worker:
 
 def rounding(device: str) -> dict[str, object]:
     """What decides how sums round on a device of this node."""
-    return {"torch": torch.__version__, "processor": processor(device)}
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": processor(device)}
 
 
 def _connect(place: str, threads: int) -> Any:
@@ -148,7 +142,7 @@ class Crew:
         has = ray.cluster_resources()
         self.size = int(has.get("GPU", 0)) if gpu else int(has.get("CPU", 0)) // threads
         if not self.size:
-            wanted = "GPU" if gpu else f"room for a worker of {threads} processors ({THREADS})"
+            wanted = "GPU" if gpu else f"room for a worker of {threads} threads (OMP_NUM_THREADS)"
             raise ValueError(f"the cluster of Ray has no {wanted}; it has {has}")
         self.kind = ray.remote(**({"num_gpus": 1} if gpu else {"num_cpus": threads}))(Worker)
         self.coming: dict[Any, Any] = {}  # workers by what answers when they are there

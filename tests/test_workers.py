@@ -88,14 +88,6 @@ def test_what_was_not_loaded_from_files_stays_here(monkeypatch):
         fill(double, [1], pytest.fail, using=HERE, plus=0)
 
 
-@pytest.mark.parametrize("threads", ["0", "two", "-1"])
-def test_threads_that_are_none_are_refused(monkeypatch, threads):
-    monkeypatch.setenv(workers.WORKERS, "ray")
-    monkeypatch.setenv(workers.THREADS, threads)
-    with pytest.raises(ValueError, match=f"FGAA_THREADS is '{threads}'"):
-        fill(add_number, [1], pytest.fail, using=number(1))
-
-
 def test_ray_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setenv(workers.WORKERS, "ray")
     monkeypatch.setitem(sys.modules, "ray", None)
