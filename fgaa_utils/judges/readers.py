@@ -5,7 +5,7 @@ All are of other families than the model that is steered, so that they do not sh
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import fasttext
 import numpy as np
@@ -177,7 +177,7 @@ class Readers(NamedTuple):
         places = {"reference": reference, "embedder": embedder, "language_id": language_id}
         same = places | {"dtype": str(resolve_dtype(dtype)).removeprefix("torch.")}
         models = Embedder(embedder), Reference(reference, dtype=dtype), LanguageId(language_id)
-        return cls(*models, loader=(load_readers, same))
+        return cls(*models, loader=(cls.load, same))
 
     @property
     def identity(self) -> dict[str, str]:
@@ -188,8 +188,3 @@ class Readers(NamedTuple):
         """(coherence features (texts, 13), resid (texts, d_model)) by the reference model."""
         nll, resid = self.reference.read(texts, progress=progress)
         return coherence_features(texts, nll, self.language_id.probability(texts, "fr")), resid
-
-
-def load_readers(reference: Path, **places: Any) -> Readers:
-    """Readers.load, as workers call it."""
-    return Readers.load(reference, **places)
