@@ -98,7 +98,7 @@ class Design(Section):
     validation_samples: Count
     finalists: Natural
     test_samples: Count
-    test_scales: Literal["all", "chosen"]
+    test_scales: Literal["all", "once", "chosen"]
     new_tokens: Count
     top_k: Count
     temperature: Positive

@@ -199,7 +199,7 @@ def test_a_run_whose_test_texts_have_the_chosen_scale_alone_is_drawn_from_valida
     assert found.scores("fgaa").tolist() == results.scores("fgaa").tolist()
     assert scale_tables.curve_source(found).startswith("Test texts were made at the chosen scales alone")
     assert scale_tables.curve_source(results) == "" and protocol.counts_sentence(found) == ""
-    assert protocol.counts_sentence(results).startswith("A cell has ")
+    assert protocol.counts_sentence(results).startswith("A chosen cell has ")
     by_paper, steps = protocol.protocol_table(found, "I think", draws=20, seed=0)
     assert by_paper == {} and list(steps) == ["validation, where chosen", "test, chosen on validation"]
     assert (

@@ -212,6 +212,26 @@ class Bench:
         more = self._scored(rest, vectors, f"{split.name} samples of the leading cells", prefixes)
         return pd.concat([first, more]).sort_index()
 
+    def tested(
+        self,
+        cells: pd.DataFrame,
+        vectors: dict[Cell, Tensor],
+        split: Split,
+        prefixes: dict[Cell, list[int]] | None = None,
+        *,
+        choices: pd.DataFrame,
+        scales: str,
+    ) -> pd.DataFrame:
+        """`samples` of the chosen cells and, as `scales` says, those of the others: `all`, the first of every prompt
+        (`once`), or none (`chosen`)."""
+        rows = self.rows(cells, split)
+        chosen = only_chosen(rows, choices)
+        if scales == "chosen":
+            rows = chosen
+        if scales == "once":
+            rows = rows[(rows["sample"] == 0) | rows.index.isin(chosen.index)]
+        return self._scored(rows, vectors, f"{split.name} samples", prefixes)
+
     def rows(self, cells: pd.DataFrame, split: Split, *, first: bool = False) -> pd.DataFrame:
         """The texts to make of the cells on a split (see expand_samples), or the first sample of every prompt alone."""
         rows = expand_samples(cells, split.prompts, split.samples, seeds=(self.seed, split.number))

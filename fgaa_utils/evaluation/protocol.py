@@ -13,8 +13,14 @@ def counts_sentence(results: Results) -> str:
     """How many samples a cell has on all test prompts, and on one; nothing of a run that tested the chosen scale alone."""
     if not results.whole:
         return ""
-    prompts, per_prompt = results.test.prompt.nunique(), results.test["sample"].nunique()
-    return f"A cell has {prompts * per_prompt} samples on all test prompts and {per_prompt} on the paper's."
+    prompts, reported, drawn = (
+        results.test.prompt.nunique(),
+        *(frame["sample"].nunique() for frame in (results.test, results.along)),
+    )
+    return (
+        f"A chosen cell has {prompts * reported} samples on all test prompts; maxima over scales are of {prompts * drawn} "
+        f"samples of every cell, {drawn} on the paper's prompt."
+    )
 
 
 def protocol_table(results: Results, paper_prompt: str, *, draws: int, seed: int) -> tuple[dict, pd.DataFrame]:
@@ -22,24 +28,31 @@ def protocol_table(results: Results, paper_prompt: str, *, draws: int, seed: int
 
     protocol[method][behaviour] is the maximum over scales on the samples of the one prompt. The table has a row for
     each method: mean BCS where it was chosen, on test at that choice, the maximum over scales on test, what that
-    maximum adds with Student's interval, and the protocol's mean. Of a run whose test texts have the chosen scale alone
+    maximum adds to the choice on the same samples with Student's interval, and the protocol's mean. Of a run whose test texts have the chosen scale alone
     only the first two are known, and no protocol.
     """
     if not results.whole:
         return {}, _where_chosen_and_tested(results)
-    one = results.test[results.test.prompt == paper_prompt]
+    one = results.along[results.along.prompt == paper_prompt]
     protocol = best_over_scales(scale_curves(one, results.choices, draws=draws, seed=seed))
     maximum = best_over_scales(results.curve)
     rows = {}
     for m in results.methods:
         highest, paper = (np.array([t[m][k]["value"] for k in results.keys]) for t in (maximum, protocol))
-        added = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_difference(highest, results.scores(m)))
+        chosen = np.array([_at_choice(results, m, key) for key in results.keys])
+        added = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_difference(highest, chosen))
         rows[m] = {
             "test, maximum over scales": highest.mean(),
             "added by the maximum": added,
             "the paper's prompt, maximum": paper.mean(),
         }
     return protocol, _where_chosen_and_tested(results).join(pd.DataFrame(rows).T)
+
+
+def _at_choice(results: Results, method: str, key: str) -> float:
+    """BCS of a behaviour at the chosen scale, on the samples of the curves."""
+    own = results.curve[(results.curve.method == method) & (results.curve.target == key)]
+    return own.value[np.isclose(own.scale, results.choice(method, key).scale)].iloc[0]
 
 
 def _where_chosen_and_tested(results: Results) -> pd.DataFrame:

@@ -24,7 +24,8 @@ class Results:
 
     validation, test: samples with scores. choices: of choose_cells, with the validation scores that chose. bcs, draws:
     of bcs_table on the test samples. whole: whether these have every scale; then `along`, the samples that show score
-    against scale, are the test samples, else those of validation. curve: of scale_curves on them.
+    against scale, are test samples, as many at one scale as at another, else those of validation. curve: of scale_curves on
+    them.
     """
 
     names: dict[str, str]  # behaviours by key
@@ -52,7 +53,7 @@ class Results:
         table, distributions = bcs_table(test, choices, draws=draws, seed=seed)
         grid = validation.scale[validation.scale > 0].nunique()
         whole = bool((_scales_of_a_vector(test) == grid).all())
-        along = test if whole else validation
+        along = _equally_many(test) if whole else validation
         curve = scale_curves(along, choices, draws=draws, seed=seed)
         of_texts = (validation, test, choices, table, distributions)
         return cls(about.behaviours, about.unit, about.model, *of_texts, whole, along, curve)
@@ -82,6 +83,13 @@ class Results:
     def choice(self, method: str, key: str) -> pd.Series:
         """The chosen cell of a method for a behaviour."""
         return self.choices[(self.choices.method == method) & (self.choices.target == key)].iloc[0]
+
+
+def _equally_many(samples: pd.DataFrame) -> pd.DataFrame:
+    """The samples of each prompt that every steered cell has: a cell with more would have another chance of the maximum."""
+    steered = samples[samples.scale > 0]
+    counts = steered.groupby(["behaviour", "method", "variant", "scale"])["sample"].nunique()
+    return samples[samples["sample"] < counts.min()]
 
 
 def _scales_of_a_vector(samples: pd.DataFrame) -> pd.Series:

@@ -27,7 +27,10 @@ def ends_sentence(results: Results) -> str:
 def curve_source(results: Results) -> str:
     """Which texts show score against scale, where it is not those that are reported; nothing else."""
     if results.whole:
-        return ""
+        reported, drawn = (frame["sample"].nunique() for frame in (results.test, results.along))
+        if drawn == reported:
+            return ""
+        return f"These curves have {drawn} of the {reported} samples of each test prompt that a reported score has."
     return (
         "Test texts were made at the chosen scales alone, so that these curves are of validation texts, which also chose "
         "the variant and the scale: their heights flatter every method."
