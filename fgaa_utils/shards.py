@@ -2,7 +2,7 @@
 
 A store is a folder named by the hash of its identity, so a changed parameter, model or prompt opens another
 folder and can never mix with old shards, and a killed run goes on with the first shard that is missing. The
-processor is part of it: another one rounds otherwise.
+processor and the number of threads are part of it: others sum in another order and round otherwise.
 """
 
 import hashlib
@@ -70,6 +70,11 @@ def processor(device: str = "cpu") -> dict[str, str | bool]:
     return {"vendor": vendor, "name": name, "vectors": torch.backends.cpu.get_cpu_capability(), "bf16": bf16}
 
 
+def _threads(device: str) -> int | None:
+    """How many threads share a sum on `device`, which decides its last bits on a CPU; None on a GPU."""
+    return None if torch.device(device).type == "cuda" else torch.get_num_threads()
+
+
 def _cpu_name() -> tuple[str, str]:
     """(vendor, model name) of the CPU; empty texts for what the system does not say."""
     if not CPUINFO.exists():
@@ -80,22 +85,25 @@ def _cpu_name() -> tuple[str, str]:
 
 
 def record_processor(dtype: torch.dtype | None = None, device: str = "cpu") -> str:
-    """One line for reports: `AMD EPYC 7763, AVX2, float32 products; torch 2.13.0`; dtype: what `auto` is, by default."""
+    """One line for reports: `AMD EPYC 7763, AVX2, 2 threads, float32 products; torch 2.13.0`; dtype: what `auto` is, by
+    default."""
     kind = processor(device)
     if dtype is None:
         dtype = torch.bfloat16 if kind.get("bf16") else torch.float32
-    told = [str(kind["name"]), str(kind.get("vectors", "")), f"{str(dtype).removeprefix('torch.')} products"]
+    threads = _threads(device)
+    shared = f"{threads} thread{'s' * (threads > 1)}" if threads else ""
+    told = [str(kind["name"]), str(kind.get("vectors", "")), shared, f"{str(dtype).removeprefix('torch.')} products"]
     return f"{', '.join(part for part in told if part)}; torch {torch.__version__}"
 
 
 def identity(lm: Model | None = None, sae: torch.nn.Module | None = None, **parts: object) -> dict:
-    """The identity of a computation for the name of its shards: torch, the processor and, where given, the model with
-    its device and the SAE, beside `parts`, which JSON must hold.
+    """The identity of a computation for the name of its shards: torch, the processor, the number of its threads and, where
+    given, the model with its device and the SAE, beside `parts`, which JSON must hold.
 
     Raises: ValueError for a part that would replace one of these.
     """
     place = str(lm.device) if lm else "cpu"
-    common: dict = {"torch": torch.__version__, "processor": processor(place)}
+    common: dict = {"torch": torch.__version__, "processor": processor(place), "threads": _threads(place)}
     if lm is not None:
         common |= {"model": lm.identity} | lm.place
     if sae is not None:
