@@ -76,17 +76,21 @@ def _threads(device: str) -> int | None:
 
 
 def _cpu_name() -> tuple[str, str]:
-    """(vendor, model name) of the CPU; empty texts for what the system does not say."""
+    """(vendor, model name) of the CPU, the name with family and model of x86, since clouds give several one name; empty
+    texts for what the system does not say."""
     if not CPUINFO.exists():
         return "", platform.processor()
     pairs = (line.partition(":") for line in CPUINFO.read_text().splitlines())
     told = {key.strip(): value.strip() for key, _, value in pairs}
-    return told.get("vendor_id", told.get("CPU implementer", "")), told.get("model name", told.get("CPU part", ""))
+    name = told.get("model name", told.get("CPU part", ""))
+    if {"cpu family", "model"} <= set(told):
+        name += f" (family {told['cpu family']}, model {told['model']})"
+    return told.get("vendor_id", told.get("CPU implementer", "")), name
 
 
 def record_processor(dtype: torch.dtype | None = None, device: str = "cpu") -> str:
-    """One line for reports: `AMD EPYC 7763, AVX2, 2 threads, float32 products; torch 2.13.0`; dtype: what `auto` is, by
-    default."""
+    """One line for reports: `AMD EPYC 7763 (family 25, model 1), AVX2, 2 threads, float32 products; torch 2.13.0`; dtype:
+    what `auto` is, by default."""
     kind = processor(device)
     if dtype is None:
         dtype = torch.bfloat16 if kind.get("bf16") else torch.float32
