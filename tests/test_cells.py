@@ -10,7 +10,7 @@ from made_samples import KEYS, OWN, PROMPTS, SCALES, SHARED, scored
 from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.evaluation import cells
 from fgaa_utils.evaluation.scales import Strength
-from fgaa_utils.evaluation.scores import cell_scores, leading_cells
+from fgaa_utils.evaluation.scores import cell_scores, choose_cells, leading_cells, only_chosen
 from fgaa_utils.judges.server import ServerJudge
 from fgaa_utils.model.generate import SamplingParams, generate_batch
 
@@ -219,13 +219,19 @@ class Hashed:
         return self.behaviour(texts, "coherence")
 
 
-@pytest.mark.parametrize("finalists", [0, 1, 2, 100])
-def test_a_race_is_the_part_of_all_samples_that_the_leaders_by_the_first_ones_have(tiny, tmp_path, finalists):
+@pytest.fixture
+def trial(tiny, tmp_path):
+    """(bench, vectors, grid): a few vectors on the tiny model, at every scale, and a judge that tells texts apart."""
     directions = torch.nn.functional.normalize(torch.randn(5, tiny.d_model, generator=torch.manual_seed(0)), dim=1)
     vectors = dict(zip([*OWN[:3], *OWN[3:4], SHARED[0]], directions))
     sampling = SamplingParams(new_tokens=4, top_k=20, temperature=1.0, batch=16)
     bench = cells.Bench(tiny, 1, sampling, tmp_path, Hashed(), KEYS, 0)
-    grid = cells.cell_grid(vectors, SCALES, Strength("resid_std", 20.0))
+    return bench, vectors, cells.cell_grid(vectors, SCALES, Strength("resid_std", 20.0))
+
+
+@pytest.mark.parametrize("finalists", [0, 1, 2, 100])
+def test_a_race_is_the_part_of_all_samples_that_the_leaders_by_the_first_ones_have(trial, finalists):
+    bench, vectors, grid = trial
     split = cells.Split("validation", ["the", "we love"], 3, 11)
     every = bench.samples(grid, vectors, split)
     raced = bench.raced(grid, vectors, split, finalists=finalists, smoothing=0.5)
@@ -240,3 +246,18 @@ def test_a_race_is_the_part_of_all_samples_that_the_leaders_by_the_first_ones_ha
     lead = {(b, *rest) for t, *rest in leading[["target", *cell[1:]]].to_numpy() for b in (t, "shared")}
     assert {name for name, n in counts.items() if n == 6} == lead & set(counts.index)
     assert len(raced) == len(every) if finalists in (0, 100) else len(raced) < len(every)
+
+
+@pytest.mark.parametrize("scales", ["all", "once", "chosen"])
+def test_the_chosen_cells_are_tested_with_all_samples_and_the_others_as_asked(trial, scales):
+    bench, vectors, grid = trial
+    split = cells.Split("test", ["the", "we love"], 3, 11)
+    every = bench.samples(grid, vectors, split)
+    choices = choose_cells(cell_scores(every, KEYS))
+    tested = bench.tested(grid, vectors, split, choices=choices, scales=scales)
+    pd.testing.assert_frame_equal(tested, every.loc[tested.index])
+    chosen = only_chosen(every, choices)
+    others = tested.drop(index=chosen.index)
+    assert set(chosen.index) <= set(tested.index) and len(chosen) < len(every)
+    assert set(others["sample"]) == {"all": {0, 1, 2}, "once": {0}, "chosen": set()}[scales]
+    assert len(others) == {"all": 3, "once": 1, "chosen": 0}[scales] * (len(every) - len(chosen)) / 3

@@ -263,8 +263,10 @@ def lm(**changes):
 def machine(monkeypatch, tmp_path):
     """A function that makes another processor of this one: told by its cpuinfo, its vectors and its bfloat16."""
 
-    def become(name="AMD EPYC 7763", vectors="AVX2", bf16=False):
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: {name}\n\n" * 2)
+    def become(name="AMD EPYC 7763", vectors="AVX2", bf16=False, model=1, threads=2):
+        told = {"vendor_id": "AuthenticAMD", "cpu family": 25, "model": model, "model name": name}
+        (tmp_path / "cpuinfo").write_text("".join(f"{key}\t: {value}\n" for key, value in told.items()) + "\n")
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
         monkeypatch.setattr(shards, "CPUINFO", tmp_path / "cpuinfo")
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
@@ -276,7 +278,8 @@ def machine(monkeypatch, tmp_path):
 
 def test_the_processor_is_named_by_what_rounds(machine):
     machine()
-    expected = {"vendor": "AuthenticAMD", "name": "AMD EPYC 7763", "vectors": "AVX2", "bf16": False}
+    expected = {"vendor": "AuthenticAMD", "name": "AMD EPYC 7763 (family 25, model 1)"}
+    expected |= {"vectors": "AVX2", "bf16": False}
     assert processor() == expected
 
 
@@ -297,7 +300,9 @@ def test_a_system_without_cpuinfo_and_an_arm_processor(monkeypatch, tmp_path, ma
     assert (processor()["vendor"], processor()["name"]) == ("0x41", "0xd40")
 
 
-@pytest.mark.parametrize("change", [{"name": "Intel Xeon"}, {"vectors": "AVX512"}, {"bf16": True}])
+@pytest.mark.parametrize(
+    "change", [{"name": "Intel Xeon"}, {"model": 17}, {"vectors": "AVX512"}, {"bf16": True}, {"threads": 4}]
+)
 def test_two_processors_give_two_identities_and_equal_ones_one(machine, change, tmp_path):
     machine()
     first = identity(lm(), layer=2)
@@ -315,7 +320,7 @@ def test_a_gpu_is_named_in_its_place(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"H100 ({device})")
     processor.cache_clear()
     found = identity(lm(device=torch.device("cuda:0"), place={"device": "cuda"}))
-    assert found["processor"] == {"name": "H100 (cuda:0)"} and found["device"] == "cuda"
+    assert found["processor"] == {"name": "H100 (cuda:0)"} and found["device"] == "cuda" and found["threads"] is None
     assert record_processor(torch.bfloat16, "cuda:0") == f"H100 (cuda:0), bfloat16 products; torch {torch.__version__}"
     processor.cache_clear()
 
@@ -323,13 +328,13 @@ def test_a_gpu_is_named_in_its_place(monkeypatch):
 def test_an_identity_holds_torch_model_sae_and_parts():
     sae = torch.nn.Linear(2, 3)
     found = identity(lm(), sae, layer=2, rows="abc")
-    expected = {"torch": torch.__version__, "processor": processor(), "model": "tiny", "layer": 2, "rows": "abc"}
-    assert found == expected | {"sae": weights_digest(sae)}
-    assert identity() == {"torch": torch.__version__, "processor": processor()}
+    always = {"torch": torch.__version__, "processor": processor(), "threads": torch.get_num_threads()}
+    assert found == always | {"model": "tiny", "layer": 2, "rows": "abc", "sae": weights_digest(sae)}
+    assert identity() == always
 
 
 def test_a_part_cannot_replace_what_an_identity_always_holds():
-    for taken in ("torch", "processor", "model", "device"):
+    for taken in ("torch", "processor", "threads", "model", "device"):
         with pytest.raises(ValueError, match=f"{taken} cannot be a part of an identity"):
             identity(**{taken: "mine"})
 
@@ -346,4 +351,5 @@ def test_weights_are_told_apart_by_values_not_by_order():
 
 def test_the_processor_in_one_line(machine):
     machine()
-    assert record_processor() == f"AMD EPYC 7763, AVX2, float32 products; torch {torch.__version__}"
+    said = "AMD EPYC 7763 (family 25, model 1), AVX2, 2 threads, float32 products"
+    assert record_processor() == f"{said}; torch {torch.__version__}"

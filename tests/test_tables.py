@@ -210,6 +210,26 @@ def test_a_run_whose_test_texts_have_the_chosen_scale_alone_is_drawn_from_valida
     )
 
 
+def test_maxima_over_scales_give_the_chosen_cell_no_second_chance(results, tmp_path):
+    chosen = set(zip(results.choices.method, results.choices.variant, results.choices.scale))
+    cells = zip(results.test.method, results.test.variant, results.test.scale)
+    mine = np.array([cell in chosen for cell in cells])
+    test = results.test[(results.test["sample"] == 0) | mine]
+    test.to_parquet(tmp_path / "test.parquet")
+    found = tables.Results.read(tmp_path, draws=20, seed=0)
+    assert found.whole and found.scores("fgaa").tolist() == results.scores("fgaa").tolist()
+    pd.testing.assert_frame_equal(found.along, results.test[results.test["sample"] == 0])
+    for (_, _), scales in found.curve[found.curve.scale > 0].groupby(["target", "method"]):
+        assert scales.n.nunique() == 1
+    _, steps = protocol.protocol_table(found, "I think", draws=20, seed=0)
+    own = found.curve[found.curve.method == "fgaa"]
+    at_choice = [own[(own.target == k) & (own.scale == found.choice("fgaa", k).scale)].value.iloc[0] for k in KEYS]
+    gained = own.groupby("target").value.max().mean() - np.mean(at_choice)
+    assert float(steps["added by the maximum"]["fgaa"].split(" ")[0]) == pytest.approx(gained, abs=6e-4)
+    reported, drawn = results.test["sample"].nunique(), 1
+    assert scale_tables.curve_source(found).startswith(f"These curves have {drawn} of the {reported} samples")
+
+
 def test_plot_rows_are_averages_over_behaviours(results):
     rows = {(r["method"], r["scale"]): r["BCS"] for r in scale_tables.plot_rows(results)}
     own = results.curve[(results.curve.method == "fgaa") & (results.curve.scale == 0.2)].value
