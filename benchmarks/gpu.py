@@ -318,17 +318,20 @@ def gradients_seconds(params: dict, rates: dict[str, float]) -> tuple[float, str
 
 
 def sample_rows(params: dict) -> tuple[int, int, int]:
-    """Rows of validation, test, and n1 x n2: at most, since equal texts are made once."""
+    """Rows of validation, test, and n1 x n2: at most, since equal texts are made once and leading cells may be few."""
     design, vectors = params["design"], params["vectors"]
     behaviours, scales = [b.key for b in read_behaviours(params["base"]["behaviours"])], len(design["scales"])
     tries = Tries(*(vectors[name] for name in ("n1", "natural_n1", "ranks", "contrasts", "controls")))
     made = len(recipes(Recipe("fgaa", **params["recipe"]), behaviours, tries))
-    validation = len(design["validation_prompts"]) * design["validation_samples"]
-    test = len(design["test_prompts"]) * design["test_samples"]
+    first, groups = len(design["validation_prompts"]), len(MADE + CONTROLS) * len(behaviours)
     tried = made * scales + 1 + design["prompting_orders"] * len(behaviours)
-    chosen = len(MADE + CONTROLS) * len(behaviours) * scales + 1 + len(behaviours)
+    leading = min(tried, design["finalists"] * (groups + len(behaviours)) or tried)
+    validation = first * (tried + leading * (design["validation_samples"] - 1))
+    drawn = {"all": design["test_samples"], "once": 1, "chosen": 0}[design["test_scales"]]
+    chosen, others = groups + 1 + len(behaviours), groups * (scales - 1)
+    test = len(design["test_prompts"]) * (chosen * design["test_samples"] + others * drawn)
     pairs = len(behaviours) * len(vectors["n1"]) * len(vectors["n2_grid"]) * scales
-    return tried * validation, chosen * test, pairs * validation
+    return validation, test, pairs * first
 
 
 def samples_seconds(params: dict, rates: dict[str, float]) -> tuple[float, str]:

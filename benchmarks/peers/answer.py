@@ -1,0 +1,18 @@
+"""What a peer's process does: load, work once to warm up, then work again at every line that comes in."""
+
+import sys
+import time
+from collections.abc import Callable
+
+PROMPT = "I think"
+ROWS, NEW_TOKENS, TOP_K, LAYER, COEFF = 8, 33, 50, 9, 400.0  # samples of a vector, of so many tokens; where and how far
+
+
+def answer(run: Callable[[], int]) -> None:
+    """run() gives how many tokens it made; prints `ready`, then for each line of input tokens and seconds."""
+    run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        tokens = run()
+        print(tokens, time.perf_counter() - start, flush=True)

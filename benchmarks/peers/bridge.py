@@ -1,0 +1,28 @@
+"""Steered generation by TransformerLens, as SAE-TS does it: python bridge.py MODEL VECTORS DTYPE CALLS"""
+
+import sys
+
+import numpy as np
+import torch
+from answer import COEFF, LAYER, NEW_TOKENS, PROMPT, ROWS, TOP_K, answer
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+path, vectors, dtype, calls = sys.argv[1:]
+hf = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+tokenizer = AutoTokenizer.from_pretrained(path)
+model = TransformerBridge.boot_transformers(path, hf_model=hf, tokenizer=tokenizer, dtype=hf.dtype)
+directions = COEFF * torch.from_numpy(np.load(vectors)).to(hf.dtype)
+ids = torch.tensor(tokenizer(PROMPT).input_ids).expand(ROWS, -1)
+
+
+def steered(number: int) -> int:
+    add = lambda value, hook: value + directions[number]  # noqa: E731
+    with model.hooks(fwd_hooks=[(f"blocks.{LAYER}.hook_out", add)]):
+        sampling = {"max_new_tokens": NEW_TOKENS, "do_sample": True, "top_k": TOP_K, "stop_at_eos": False}
+        out = model.generate(ids, **sampling, return_type="tokens", verbose=False)
+    return out[:, ids.shape[1] :].numel()
+
+
+with torch.no_grad():
+    answer(lambda: sum(steered(number) for number in range(int(calls))))
