@@ -6,6 +6,7 @@ import torch
 from bs4 import BeautifulSoup
 
 from fgaa_utils.evaluation.scales import Strength
+from fgaa_utils.export import bundle
 from fgaa_utils.lab.panel import Panel
 from fgaa_utils.lab.play import Play
 from fgaa_utils.method.approximator import EffectMap
@@ -127,6 +128,23 @@ def test_the_panel_shows_texts_scores_and_latents(play):
     panel.name.value, panel.positive.value, panel.negative.value = "Red", "red red", "one two"
     panel.add.click()
     assert panel.behaviour.value == "red" and tables(panel.shown.value)[0][0] == head[:2]
+
+
+def test_what_was_played_with_can_be_taken_elsewhere(play, tmp_path):
+    panel = Panel(play, n1=2, exports=tmp_path)
+    panel.name.value, panel.positive.value, panel.negative.value = "Red", "red red", "one two"
+    panel.add.click()
+    panel.method.value, panel.nats.value, panel.format.value = "ng_fgaa", 0.5, "bundle"
+    panel.export.click()
+    (folder,) = tmp_path.iterdir()
+    assert str(folder) in panel.exported.value and folder.name == "red-ng_fgaa-n1_2-n2_0-0.5nats"
+    found = bundle.read(folder, model=play.lm.identity, layer=LAYER)
+    vector = play.vector("red", "ng_fgaa", 2)
+    torch.testing.assert_close(found.delta, play.strength.coeff(vector, 0.5) * vector)
+    assert found.about["recipe"]["n1"] == 2 and found.about["scores"] == {} and found.module.endswith(f".{LAYER}")
+    panel.format.value = "gguf"
+    panel.export.click()
+    assert "red-ng_fgaa-n1_2-n2_0-0.5nats" in panel.exported.value and len(list(tmp_path.iterdir())) == 2
 
 
 def test_mistakes_are_said_in_place_and_markup_cannot_run(play):

@@ -1,13 +1,16 @@
-"""The playground's panel: choices, two columns of text, scores, latents, and two boxes for a behaviour of one's own."""
+"""The playground's panel: choices, two columns of text, scores, latents, two boxes for a behaviour of one's own, an export."""
 
 import html
+from pathlib import Path
 
 import ipywidgets as widgets
 import pandas as pd
 
+from fgaa_utils.export.command import FORMATS
 from fgaa_utils.judges.readers import fold
 from fgaa_utils.lab.play import COUNTS, Play
 from fgaa_utils.names import LABELS, MADE, method_order
+from fgaa_utils.project import ROOT
 
 WIDE = widgets.Layout(width="98%")
 LABEL = {"description_width": "90px"}
@@ -15,12 +18,20 @@ LABEL = {"description_width": "90px"}
 
 class Panel:
     """The widgets, by name, and `box` to show; `play` does the work. Errors are shown in place, not raised. The values are those
-    that it begins with."""
+    that it begins with; files of vectors go to the folder `exports`."""
 
     def __init__(
-        self, play: Play, *, method: str = "ng", n1: int = 8, nats: float = 0.5, prompt: str = "I think", seed: int = 0
+        self,
+        play: Play,
+        *,
+        method: str = "ng",
+        n1: int = 8,
+        nats: float = 0.5,
+        prompt: str = "I think",
+        seed: int = 0,
+        exports: Path = ROOT / "exports",
     ):
-        self.play = play
+        self.play, self.exports = play, exports
         methods = [(LABELS[m], m) for m in method_order(list(MADE))]
         self.behaviour = widgets.Dropdown(options=self._names(), description="behaviour", style=LABEL)
         self.method = widgets.Dropdown(options=methods, value=method, description="method", style=LABEL)
@@ -31,7 +42,9 @@ class Panel:
         self.prompt = widgets.Text(value=prompt, description="prompt", style=LABEL)
         self.seed = widgets.BoundedIntText(value=seed, min=0, max=2**31 - 1, description="seed", style=LABEL)
         self.write = widgets.Button(description="Write", button_style="primary", icon="pencil")
-        self.shown = widgets.HTML()
+        self.format = widgets.Dropdown(options=list(FORMATS), value="gguf", description="format", style=LABEL)
+        self.export = widgets.Button(description="Export", icon="download")
+        self.exported, self.shown = widgets.HTML(), widgets.HTML()
         self.name = widgets.Text(placeholder="name, for instance Sailing", description="name", style=LABEL)
         self.positive, self.negative = (
             widgets.Textarea(placeholder=f"{side}, one text a line", rows=6, layout=WIDE)
@@ -40,7 +53,9 @@ class Panel:
         self.add = widgets.Button(description="Add behaviour", icon="plus")
         self.write.on_click(lambda _: self._guarded(self._write))
         self.add.on_click(lambda _: self._guarded(self._add))
+        self.export.on_click(lambda _: self._guarded(self._export))
         chosen = [self.behaviour, self.method, self.n1, self.nats, self.prompt, self.seed, self.write]
+        chosen += [self.format, self.export, self.exported]
         choices = widgets.VBox(chosen, layout=widgets.Layout(flex="0 0 330px"))
         own = widgets.VBox(
             [self.name, widgets.HBox([self.positive, self.negative], layout=WIDE), self.add], layout=WIDE
@@ -61,6 +76,12 @@ class Panel:
         self.behaviour.options = self._names()
         self.behaviour.value = key
         self._write()
+
+    def _export(self) -> None:
+        """The vector as it stands, written for another tool."""
+        steering = self.play.steering(self.behaviour.value, self.method.value, self.n1.value, self.nats.value)
+        path = FORMATS[self.format.value](steering, self.exports)
+        self.exported.value = f"<p>Written: {html.escape(str(path))}</p>"
 
     def _write(self) -> None:
         """Pairs appear one by one, then their scores and latents."""

@@ -1,7 +1,7 @@
 """Steering by hand: a vector of any method, for a behaviour of the run or of one's own, and what it does to a text."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fgaa_utils.data.behaviours import read_behaviours
 from fgaa_utils.evaluation.scales import Strength
+from fgaa_utils.export.steering import Steering
 from fgaa_utils.judges.local import LocalJudge
 from fgaa_utils.method.approximator import load_effect_map
 from fgaa_utils.method.features import promoted_tokens, text_means
@@ -20,10 +21,11 @@ from fgaa_utils.method.tries import Tries, recipes
 from fgaa_utils.model.capture import capture_resid
 from fgaa_utils.model.generate import SamplingParams, generate_batch, row_seeds
 from fgaa_utils.model.lm import LanguageModel
+from fgaa_utils.names import VectorName
 from fgaa_utils.params import load_params
 from fgaa_utils.project import DATA, MODEL, artefact
 from fgaa_utils.sae.load import decoder_rows, encode, load_model_and_sae
-from fgaa_utils.shards import load_tensors
+from fgaa_utils.shards import load_tensors, weights_digest
 
 COUNTS = (1, 2, 4, 8, 32, 128)  # n1 to choose among
 
@@ -52,7 +54,7 @@ class Play:
     top_k: int
     temperature: float
     own: set[str] = field(default_factory=set)  # keys of the behaviours that were added
-    _made: dict[tuple[str, str, int], Tensor] = field(default_factory=dict)
+    _made: dict[tuple[str, str, int], tuple[VectorName, Recipe, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls) -> "Play":
@@ -108,12 +110,35 @@ class Play:
 
         Raises: ValueError if the filters leave fewer latents than n1.
         """
+        return self._make(key, method, n1)[2]
+
+    def _make(self, key: str, method: str, n1: int) -> tuple[VectorName, Recipe, Tensor]:
         if (key, method, n1) not in self._made:
             tried = recipes(self.default, [key], Tries([n1], [n1], [1], contrasts=2, controls=1))
             own = {name: recipe for name, recipe in tried.items() if name.method == method}
-            made = list(steering_vectors(own, self.ingredients).values())
-            self._made[key, method, n1] = made[0 if method == "caa" else -1]
+            name = list(own)[0 if method == "caa" else -1]
+            self._made[key, method, n1] = name, own[name], steering_vectors(own, self.ingredients)[name]
         return self._made[key, method, n1]
+
+    def steering(self, key: str, method: str, n1: int, nats: float) -> Steering:
+        """The vector at a strength in nats a token, for the formats of fgaa_utils.export. It has no scores: what was played
+        with was not measured. Raises: as `vector`."""
+        name, recipe, vector = self._make(key, method, n1)
+        return Steering(
+            name=str(name),
+            vector=vector.float(),
+            coeff=self.strength.coeff(vector, nats),
+            layer=self.layer,
+            module=f"{self.lm.blocks}.{self.layer}",
+            model=self.lm.identity,
+            model_type=self.lm.hf.config.model_type,
+            sae=weights_digest(self.sae),
+            about={
+                "strength": {"unit": "nats", "scale": round(nats, 4), "chosen": None},
+                "recipe": asdict(recipe),
+                "scores": {},
+            },
+        )
 
     def pairs(
         self, vector: Tensor, nats: float, prompt: str, *, seed: int = 0, samples: int = 4, new_tokens: int = 33
