@@ -98,7 +98,15 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	-$(BIN)/python -m fgaa_utils.pipeline.verify quick # told, not yet asked: to be strict once CI's processor has shown equal
 	$(BIN)/python -m pytest -m pipeline
 
+bench: .venv/.ready ## time steered generation against other programs' on this machine, turn by turn: ten minutes, Markdown
+	@$(BIN)/dvc repro --quiet model
+	@$(BIN)/python benchmarks/peers.py
+
+faults: .venv/.ready ## break the quick pipeline 60 times and compare what it leaves: an hour, Linux, best as root; in PLACE
+	@test -n "$(PLACE)" || { echo "error: PLACE is empty; it must be a folder with some GB, such as PLACE=/tmp/faults"; exit 1; }
+	@$(BIN)/python benchmarks/faults.py --place $(PLACE)
+
 nightly: check check-exports check-ray ## check, check-exports, check-ray, and the whole pipeline of the paper's larger model on a stand-in
 	$(BIN)/python -m pytest -m nightly
 
-.PHONY: help setup doctor repro verify test quick again ablations check-paper check-exports check-ray lab check nightly lock
+.PHONY: help setup doctor repro verify test quick again ablations check-paper check-exports check-ray lab check bench faults nightly lock

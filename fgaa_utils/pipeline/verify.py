@@ -6,8 +6,8 @@
     python -m fgaa_utils.pipeline.verify quick --record   write these, when a change was meant to change numbers
 
 Another processor rounds otherwise, and a sampled text that differs in one token is another text: single numbers differ from
-the third digit on. What is promised: on the same processor every number is equal to the last digit; on another, averages
-lie within the committed 95 % intervals and decisions are the same.
+the third digit on. What is promised: on the same processor, with as many threads, every number is equal to the last digit; on
+another, averages lie within the committed 95 % intervals and decisions are the same.
 """
 
 import argparse
