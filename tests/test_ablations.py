@@ -176,6 +176,9 @@ def test_only_cells_that_the_main_run_has_not_tested_are_run():
     tested = pd.DataFrame([(*names[0], 0.1), (*names[1], 0.1)], columns=["behaviour", "method", "variant", "scale"])
     found = untested_cells([*names, names[2]], scales, tested)
     assert found.to_numpy().tolist() == [[*names[1], 0.2, 2.0], [*names[2], 0.3, 3.0]]
+    more = pd.concat([tested, tested.iloc[1:]])  # now the first cell only draws scores against scale
+    found = untested_cells(names[:2], scales | {names[1]: (0.1, 1.0)}, more)
+    assert found.to_numpy().tolist() == [[*names[0], 0.1, 1.0]]
 
 
 def test_maps_of_fewer_vectors(tiny, tiny_sae, tmp_path, monkeypatch):

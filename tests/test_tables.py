@@ -199,7 +199,7 @@ def test_a_run_whose_test_texts_have_the_chosen_scale_alone_is_drawn_from_valida
     assert found.scores("fgaa").tolist() == results.scores("fgaa").tolist()
     assert scale_tables.curve_source(found).startswith("Test texts were made at the chosen scales alone")
     assert scale_tables.curve_source(results) == "" and protocol.counts_sentence(found) == ""
-    assert protocol.counts_sentence(results).startswith("A chosen cell has ")
+    assert protocol.counts_sentence(results).startswith("A cell has ")
     by_paper, steps = protocol.protocol_table(found, "I think", draws=20, seed=0)
     assert by_paper == {} and list(steps) == ["validation, where chosen", "test, chosen on validation"]
     assert (
@@ -221,11 +221,14 @@ def test_maxima_over_scales_give_the_chosen_cell_no_second_chance(results, tmp_p
     pd.testing.assert_frame_equal(found.along, results.test[results.test["sample"] == 0])
     for (_, _), scales in found.curve[found.curve.scale > 0].groupby(["target", "method"]):
         assert scales.n.nunique() == 1
-    _, steps = protocol.protocol_table(found, "I think", draws=20, seed=0)
+    printed, steps = protocol.protocol_table(found, "I think", draws=20, seed=0)
+    assert printed == {} and "the paper's prompt, maximum" not in steps, "a maximum of single texts is none"
     own = found.curve[found.curve.method == "fgaa"]
     at_choice = [own[(own.target == k) & (own.scale == found.choice("fgaa", k).scale)].value.iloc[0] for k in KEYS]
     gained = own.groupby("target").value.max().mean() - np.mean(at_choice)
     assert float(steps["added by the maximum"]["fgaa"].split(" ")[0]) == pytest.approx(gained, abs=6e-4)
+    maximum, chosen = (steps[f"test, {what}"]["fgaa"] for what in ("maximum over scales", "chosen on validation"))
+    assert maximum - chosen == pytest.approx(gained)
     reported, drawn = results.test["sample"].nunique(), 1
     assert scale_tables.curve_source(found).startswith(f"These curves have {drawn} of the {reported} samples")
 

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fgaa_utils.evaluation.ablation_plan import DEFAULT, Plan
+from fgaa_utils.evaluation.scores import fully_sampled
 from fgaa_utils.figures import with_interval
 from fgaa_utils.stats import average_estimate, bcs, detectable_difference, paired_comparisons
 
@@ -43,9 +44,9 @@ class Scores:
 
 
 def read_test(main_run: Path, ablation_samples: Path) -> pd.DataFrame:
-    """The scored test samples of the main run and of the ablations in one table."""
+    """The scored test samples of the main run's cells that have all of them, and of the ablations, in one table."""
     made = pd.read_parquet(ablation_samples)
-    return pd.concat([pd.read_parquet(main_run), made[made.split == "test"]])
+    return pd.concat([fully_sampled(pd.read_parquet(main_run)), made[made.split == "test"]])
 
 
 def score_rows(plan: Plan, samples: pd.DataFrame, *, draws: int, seed: int) -> Scores:

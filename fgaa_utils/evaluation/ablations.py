@@ -16,7 +16,7 @@ from torch import Tensor
 from fgaa_utils.data.behaviours import Behaviour
 from fgaa_utils.evaluation import cells as ev
 from fgaa_utils.evaluation.ablation_plan import ABLATION, DEFAULT
-from fgaa_utils.evaluation.scores import smoothed
+from fgaa_utils.evaluation.scores import fully_sampled, smoothed
 from fgaa_utils.method.approximator import (
     EffectMap,
     Moments,
@@ -236,7 +236,8 @@ def best_scales(scores: pd.DataFrame, *, smoothing: float = 0.0) -> dict[Cell, t
 def untested_cells(
     names: Iterable[Cell], scales: dict[Cell, tuple[float, float]], tested: pd.DataFrame
 ) -> pd.DataFrame:
-    """The cells of `names` at their scales that `tested` has no samples of: behaviour, method, variant, scale, coeff."""
+    """The cells of `names` at their scales of which `tested` has not all samples: behaviour, method, variant, scale, coeff."""
+    tested = fully_sampled(tested)
     have = set(zip(tested.behaviour, tested.method, tested.variant, tested.scale))
     cells = [(*name, *scales[name]) for name in dict.fromkeys(names) if (*name, scales[name][0]) not in have]
     return pd.DataFrame(cells, columns=[*CELL, "scale", "coeff"])

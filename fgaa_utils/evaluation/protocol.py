@@ -2,25 +2,28 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fgaa_utils.evaluation.results import Results
 from fgaa_utils.evaluation.scores import best_over_scales, scale_curves
 from fgaa_utils.names import LABELS, PAPER_METHODS
 from fgaa_utils.stats import paired_difference
 
+LEAST = 2  # samples of a cell on the paper's prompt, for a maximum over scales that is not of single texts
+
 
 def counts_sentence(results: Results) -> str:
-    """How many samples a cell has on all test prompts, and on one; nothing of a run that tested the chosen scale alone."""
+    """How many samples the cells of protocol_table have; nothing of a run that tested the chosen scale alone."""
     if not results.whole:
         return ""
-    prompts, reported, drawn = (
-        results.test.prompt.nunique(),
-        *(frame["sample"].nunique() for frame in (results.test, results.along)),
-    )
-    return (
-        f"A chosen cell has {prompts * reported} samples on all test prompts; maxima over scales are of {prompts * drawn} "
-        f"samples of every cell, {drawn} on the paper's prompt."
-    )
+    prompts = results.test.prompt.nunique()
+    reported, drawn = (frame["sample"].nunique() for frame in (results.test, results.along))
+    said = f"A cell has {prompts * drawn} samples on all test prompts and {drawn} on the paper's"
+    if drawn < reported:
+        said += f"; reported scores are of {prompts * reported} samples of the chosen cell, which no other scale has"
+    if drawn < LEAST:
+        said += ". On one prompt the maximum would be that of single texts, and is left out"
+    return f"{said}."
 
 
 def protocol_table(results: Results, paper_prompt: str, *, draws: int, seed: int) -> tuple[dict, pd.DataFrame]:
@@ -28,25 +31,25 @@ def protocol_table(results: Results, paper_prompt: str, *, draws: int, seed: int
 
     protocol[method][behaviour] is the maximum over scales on the samples of the one prompt. The table has a row for
     each method: mean BCS where it was chosen, on test at that choice, the maximum over scales on test, what that
-    maximum adds to the choice on the same samples with Student's interval, and the protocol's mean. Of a run whose test texts have the chosen scale alone
-    only the first two are known, and no protocol.
+    maximum adds with Student's interval, and the protocol's mean; on test all are of the samples that every scale has. Of a
+    run whose test texts have the chosen scale alone only the first two are known, and no protocol; where a cell has fewer
+    than LEAST samples on the prompt there is no protocol either.
     """
     if not results.whole:
-        return {}, _where_chosen_and_tested(results)
+        return {}, _steps(results, {m: results.scores(m) for m in results.methods})
+    chosen = {m: np.array([_at_choice(results, m, key) for key in results.keys]) for m in results.methods}
+    table, maximum = _steps(results, chosen), best_over_scales(results.curve)
+    for m in results.methods:
+        highest = np.array([maximum[m][key]["value"] for key in results.keys])
+        table.loc[m, "test, maximum over scales"] = highest.mean()
+        added = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_difference(highest, chosen[m]))
+        table.loc[m, "added by the maximum"] = added
+    if results.along["sample"].nunique() < LEAST:
+        return {}, table
     one = results.along[results.along.prompt == paper_prompt]
     protocol = best_over_scales(scale_curves(one, results.choices, draws=draws, seed=seed))
-    maximum = best_over_scales(results.curve)
-    rows = {}
-    for m in results.methods:
-        highest, paper = (np.array([t[m][k]["value"] for k in results.keys]) for t in (maximum, protocol))
-        chosen = np.array([_at_choice(results, m, key) for key in results.keys])
-        added = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_difference(highest, chosen))
-        rows[m] = {
-            "test, maximum over scales": highest.mean(),
-            "added by the maximum": added,
-            "the paper's prompt, maximum": paper.mean(),
-        }
-    return protocol, _where_chosen_and_tested(results).join(pd.DataFrame(rows).T)
+    means = {m: np.mean([protocol[m][key]["value"] for key in results.keys]) for m in results.methods}
+    return protocol, table.assign(**{"the paper's prompt, maximum": pd.Series(means)})
 
 
 def _at_choice(results: Results, method: str, key: str) -> float:
@@ -55,11 +58,12 @@ def _at_choice(results: Results, method: str, key: str) -> float:
     return own.value[np.isclose(own.scale, results.choice(method, key).scale)].iloc[0]
 
 
-def _where_chosen_and_tested(results: Results) -> pd.DataFrame:
+def _steps(results: Results, chosen: dict[str, NDArray]) -> pd.DataFrame:
+    """The first two columns of protocol_table; chosen[method] (behaviours,): BCS on test at the choice."""
     rows = {
         m: {
             "validation, where chosen": results.choices[results.choices.method == m].BCS.mean(),
-            "test, chosen on validation": results.bcs[m]["average"]["value"],
+            "test, chosen on validation": chosen[m].mean(),
         }
         for m in results.methods
     }

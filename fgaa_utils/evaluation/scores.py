@@ -168,6 +168,12 @@ def only_chosen(cells: pd.DataFrame, choices: pd.DataFrame) -> pd.DataFrame:
     return cells[[cell in own for cell in zip(cells.behaviour, cells.method, cells.variant, cells.scale)]]
 
 
+def fully_sampled(samples: pd.DataFrame) -> pd.DataFrame:
+    """The samples of the cells that have as many as any: test cells that only draw scores against scale may have fewer."""
+    count = samples.groupby(["behaviour", "method", "variant", "scale"]).scale.transform("size")
+    return samples[count == count.max()]
+
+
 def bcs_table(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, seed: int) -> tuple[dict, dict]:
     """(table, draws): table[method][behaviour or "average"] is {value, lo, hi, n}; draws[method] (behaviours, draws).
 
@@ -213,8 +219,8 @@ def scale_curves(samples: pd.DataFrame, choices: pd.DataFrame, *, draws: int, se
 
 
 def best_over_scales(curves: pd.DataFrame) -> dict:
-    """table[method][behaviour] as in bcs_table: the maximum over scales of scale_curves, on the samples that are
-    reported, as the paper takes it (section 4; there on one prompt)."""
+    """table[method][behaviour] as in bcs_table: the maximum over scales of scale_curves, as the paper takes it
+    (section 4; there on one prompt)."""
     best = curves.sort_values("value", ascending=False, kind="stable").drop_duplicates(["target", "method"])
     table: dict[str, dict] = {}
     for row in best.sort_values(["method", "target"]).itertuples():
