@@ -137,14 +137,14 @@ def test_what_was_played_with_can_be_taken_elsewhere(play, tmp_path):
     panel.method.value, panel.nats.value, panel.format.value = "ng_fgaa", 0.5, "bundle"
     panel.export.click()
     (folder,) = tmp_path.iterdir()
-    assert str(folder) in panel.exported.value and folder.name == "red-ng_fgaa-n1_2-n2_0-0.5nats"
+    assert str(folder) in panel.exported.value and folder.name == "played-red-ng_fgaa-n1_2-n2_0-0.5nats"
     found = bundle.read(folder, model=play.lm.identity, layer=LAYER)
     vector = play.vector("red", "ng_fgaa", 2)
     torch.testing.assert_close(found.delta, play.strength.coeff(vector, 0.5) * vector)
     assert found.about["recipe"]["n1"] == 2 and found.about["scores"] == {} and found.module.endswith(f".{LAYER}")
     panel.format.value = "gguf"
     panel.export.click()
-    assert "red-ng_fgaa-n1_2-n2_0-0.5nats" in panel.exported.value and len(list(tmp_path.iterdir())) == 2
+    assert "played-red-ng_fgaa-n1_2-n2_0-0.5nats" in panel.exported.value and len(list(tmp_path.iterdir())) == 2
 
 
 def test_mistakes_are_said_in_place_and_markup_cannot_run(play):

@@ -4,8 +4,17 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 PROMPT = "I think"
 ROWS, NEW_TOKENS, TOP_K, LAYER, COEFF = 8, 33, 50, 9, 400.0  # samples of a vector, of so many tokens; where and how far
+
+
+def check(plain: np.ndarray, steered: np.ndarray) -> None:
+    """Next-token logits without and with a vector. Raises: SystemExit if it is not added: that would be no steering."""
+    change = np.abs(plain - steered).max()
+    if not change > 0.5:
+        raise SystemExit(f"the vector changes logits by {change} at most; it is not added")
 
 
 def answer(run: Callable[[], int]) -> None:

@@ -9,12 +9,12 @@ from ctypes import Structure, c_bool, c_float, c_int32, c_size_t, c_uint32, c_vo
 from pathlib import Path
 
 import numpy as np
-from answer import COEFF, LAYER, NEW_TOKENS, ROWS, TOP_K, answer
+from answer import COEFF, LAYER, NEW_TOKENS, ROWS, TOP_K, answer, check
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "consumers"))
 from llama_cpp import Batch, Model, Parameters, function
 
-PROMPT_IDS = [2, 236777, 1751]  # `I think` with BOS, checked by the asking process
+PROMPT_IDS = [2, 236777, 1751]  # `I think` with BOS
 ROOM = 64  # tokens of a sequence
 
 
@@ -86,4 +86,16 @@ def steered(number: int) -> int:
     return ROWS * NEW_TOKENS
 
 
+def logits(vector: np.ndarray) -> np.ndarray:
+    values = np.zeros((LAYER, width), np.float32)
+    values[-1] = vector
+    assert steer(context, values.ctypes.data, values.size, width, 1, LAYER) == 0
+    clear(memory, True)
+    fill([(t, i, 0, i == len(PROMPT_IDS) - 1) for i, t in enumerate(PROMPT_IDS)])
+    assert decode(context, batch) == 0
+    found = function("llama_get_logits_ith", ctypes.POINTER(c_float), c_void_p, c_int32)(context, -1)
+    return np.ctypeslib.as_array(found, (model.size,)).copy()
+
+
+check(logits(0 * directions[0]), logits(directions[0]))
 answer(lambda: sum(steered(number) for number in range(calls)))

@@ -79,6 +79,7 @@ class Panel:
 
     def _export(self) -> None:
         """The vector as it stands, written for another tool."""
+        self.exported.value = ""
         steering = self.play.steering(self.behaviour.value, self.method.value, self.n1.value, self.nats.value)
         path = FORMATS[self.format.value](steering, self.exports)
         self.exported.value = f"<p>Written: {html.escape(str(path))}</p>"

@@ -124,8 +124,9 @@ class Play:
         """The vector at a strength in nats a token, for the formats of fgaa_utils.export. It has no scores: what was played
         with was not measured. Raises: as `vector`."""
         name, recipe, vector = self._make(key, method, n1)
+        nats = round(nats, 4)  # as it is said
         return Steering(
-            name=str(name),
+            name=f"played.{name}",  # a file of fgaa-export, which has scores, is not written over
             vector=vector.float(),
             coeff=self.strength.coeff(vector, nats),
             layer=self.layer,
@@ -134,7 +135,7 @@ class Play:
             model_type=self.lm.hf.config.model_type,
             sae=weights_digest(self.sae),
             about={
-                "strength": {"unit": "nats", "scale": round(nats, 4), "chosen": None},
+                "strength": {"unit": "nats", "scale": nats, "chosen": None},
                 "recipe": asdict(recipe),
                 "scores": {},
             },
