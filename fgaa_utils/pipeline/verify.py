@@ -158,11 +158,11 @@ def verdict(rows: list[Row], chosen: list[Row], missing: list[str]) -> str:
 
 def of_record(rows: list[Row], missing: list[str], *, alike: bool) -> tuple[str, bool]:
     """(what a small run beside its record shows, whether that is a failure): on the processor of the record, `alike`, every
-    number has to be equal; on another so small a run promises nothing."""
+    number has to be equal; on another, or with more threads, so small a run promises nothing."""
     off = [row for row in rows if not row.equal]
     count = f"{len(rows) - len(off)} of {len(rows)} values are equal to the last digit"
     if not alike:
-        return f"{count}; the record is of another processor, where so small a run promises nothing.", False
+        return f"{count}; the record is of another processor or number of threads, where so small a run promises nothing.", False
     if missing:
         return f"NOT reproduced: {', '.join(missing)} did not run.", True
     if not off:
