@@ -89,7 +89,7 @@ lab: .venv/.ready ## open the notebooks in JupyterLab with the parameters of par
 	$(BIN)/python -m fgaa_utils.pipeline.run --sync
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, the quick pipeline, the paper's setting on a tiny model
+check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, the quick pipeline, the paper's setting on a tiny model, two exports
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --extra-keys "metadata.language_info metadata.papermill cell.metadata.papermill" notebooks/*.ipynb
@@ -97,6 +97,7 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	$(MAKE) quick
 	$(BIN)/python -m fgaa_utils.pipeline.verify quick
 	$(BIN)/python -m pytest -m pipeline
+	$(BIN)/python -m pytest -m exports -k "llama_cpp or lm-eval"
 
 bench: .venv/.ready ## time steered generation against other programs' on this machine, turn by turn: ten minutes, Markdown
 	@$(BIN)/dvc repro --quiet model
