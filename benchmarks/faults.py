@@ -79,7 +79,6 @@ class Campaign:
     def start(self) -> subprocess.Popen:
         command = [sys.executable, "-m", "fgaa_utils.pipeline.settings", "quick"]
         variables = {"PYTHONPATH": str(self.clone), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # DVC's `python`
         self.begun = []
         with self.log.open("wb") as log:
             pipes = {"stdout": log, "stderr": log}

@@ -277,9 +277,14 @@ def _copy(name: str, workspace: Path) -> None:
         shutil.copy(source, target)
 
 
+def with_this_python() -> dict[str, str]:
+    """The environment, in which the `python` of dvc.yaml's commands is the one that runs here."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
 def reproduce(workspace: Path, *targets: str) -> int:
     """`dvc repro` in the workspace, of all or of some stages; its exit status."""
-    environment = os.environ | {"PYTHONPATH": str(workspace)}
+    environment = with_this_python() | {"PYTHONPATH": str(workspace)}
     dvc = [sys.executable, "-m", "dvc"]
     if not (workspace / ".dvc").exists():
         subprocess.run([*dvc, "init", "--quiet", "--no-scm"], cwd=workspace, check=True)
@@ -308,7 +313,7 @@ def main() -> int:
     parser.add_argument("--ablations", action="store_true", help="run the ablations too")
     args = parser.parse_args()
     if args.names == [DEFAULT]:
-        return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=ROOT).returncode
+        return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=ROOT, env=with_this_python()).returncode
     workspace = workspace_of(args.names)
     ran = (workspace / "data" / "ablation_samples" / "samples.parquet").exists()  # then they belong to the setting
     prepare(workspace, args.names, ablations=args.ablations or ran)

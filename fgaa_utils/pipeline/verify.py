@@ -162,7 +162,10 @@ def of_record(rows: list[Row], missing: list[str], *, alike: bool) -> tuple[str,
     off = [row for row in rows if not row.equal]
     count = f"{len(rows) - len(off)} of {len(rows)} values are equal to the last digit"
     if not alike:
-        return f"{count}; the record is of another processor or number of threads, where so small a run promises nothing.", False
+        return (
+            f"{count}; the record is of another processor or number of threads, where so small a run promises nothing.",
+            False,
+        )
     if missing:
         return f"NOT reproduced: {', '.join(missing)} did not run.", True
     if not off:
