@@ -177,8 +177,8 @@ def on_a_cluster(of_driver: tuple[float, float]) -> None:
         table_row(cells)
     limits = [f"{job / driver:,.0f}" for job, driver in kinds]
     print(
-        f"\nThe asking process keeps up with {limits[0]} GPUs that generate and {limits[1]} that read, at least. Before that a "
-        f"chunk runs out of jobs: its {chunk // BATCH} keep no more GPUs busy. It alone writes, under `data/effects/`: the tokens "
+        f"\nThe asking process keeps up with {limits[0]} GPUs that generate and {limits[1]} that read, at least; a chunk "
+        f"has {chunk // BATCH} jobs, which keep no more GPUs busy. It alone writes, under `data/effects/`: the tokens "
         f"of each job ({BATCH * new * 4 / 1e3:.0f} kB) and each chunk's activations ({chunk * D_SAE * 2 / 1e6:.0f} MB, of which "
         f"every job sends {BATCH * D_SAE * 2 / 1e6:.1f} MB over the network): {VECTORS * D_SAE * 2 / 1e9:.1f} GB in all. The "
         "scales of the vectors (the CE rule) and the fit are left out."
