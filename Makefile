@@ -99,7 +99,7 @@ check: .venv/.ready ## what CI checks: style, types, stripped notebooks, tests, 
 	$(BIN)/python -m pytest -m pipeline
 	$(BIN)/python -m pytest -m exports -k "llama_cpp or lm-eval"
 
-bench: .venv/.ready ## time steered generation against other programs' on this machine, turn by turn: ten minutes, Markdown
+bench: .venv/.ready ## time steered generation against other programs' on this machine, turn by turn
 	@$(BIN)/dvc repro --quiet model
 	@$(BIN)/python benchmarks/peers.py
 
