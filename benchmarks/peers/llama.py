@@ -66,10 +66,14 @@ def fill(tokens: list[tuple[int, int, int, bool]]) -> None:
     batch.n_tokens = len(tokens)
 
 
-def steered(number: int) -> int:
+def steer_by(vector: np.ndarray) -> None:
     values = np.zeros((LAYER, width), np.float32)  # of blocks 1 to LAYER
-    values[-1] = directions[number]
+    values[-1] = vector
     assert steer(context, values.ctypes.data, values.size, width, 1, LAYER) == 0
+
+
+def steered(number: int) -> int:
+    steer_by(directions[number])
     chains = [sampler(seed) for seed in range(ROWS)]
     for start in range(0, ROWS, sequences):
         clear(memory, True)
@@ -87,9 +91,7 @@ def steered(number: int) -> int:
 
 
 def logits(vector: np.ndarray) -> np.ndarray:
-    values = np.zeros((LAYER, width), np.float32)
-    values[-1] = vector
-    assert steer(context, values.ctypes.data, values.size, width, 1, LAYER) == 0
+    steer_by(vector)
     clear(memory, True)
     fill([(t, i, 0, i == len(PROMPT_IDS) - 1) for i, t in enumerate(PROMPT_IDS)])
     assert decode(context, batch) == 0
