@@ -75,6 +75,11 @@ def _threads(device: str) -> int | None:
     return None if torch.device(device).type == "cuda" else torch.get_num_threads()
 
 
+def rounding(device: str = "cpu") -> dict[str, object]:
+    """What decides how sums round on a device of this machine: torch, the processor and the number of its threads."""
+    return {"torch": torch.__version__, "processor": processor(device), "threads": _threads(device)}
+
+
 def _cpu_name() -> tuple[str, str]:
     """(vendor, model name) of the CPU, the name with family and model of x86, since clouds give several one name; empty
     texts for what the system does not say."""
@@ -106,8 +111,7 @@ def identity(lm: Model | None = None, sae: torch.nn.Module | None = None, **part
 
     Raises: ValueError for a part that would replace one of these.
     """
-    place = str(lm.device) if lm else "cpu"
-    common: dict = {"torch": torch.__version__, "processor": processor(place), "threads": _threads(place)}
+    common: dict = rounding(str(lm.device) if lm else "cpu")
     if lm is not None:
         common |= {"model": lm.identity} | lm.place
     if sae is not None:

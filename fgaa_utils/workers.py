@@ -1,11 +1,11 @@
 """Who makes what is missing: this process, or workers of Ray on this machine or on a cluster.
 
 Every long computation is a list of jobs that know nothing of one another. `fill` does them and hands each result to whoever
-keeps it. A result should not depend on who made it (`make check-ray` compares), so that the choice is no parameter of a run but a variable of the
-environment, FGAA_WORKERS: `local` (default), `ray` (workers on this machine), `auto` (the cluster that was started here
-with `ray start`) or the address of a cluster that this machine belongs to. A worker has as many threads
-as this process (OMP_NUM_THREADS), because their number decides in which order some sums are taken, and takes as many
-processors, or, where the model is on a GPU, one GPU.
+keeps it. A result should not depend on who made it (`make check-ray` compares), so that the choice is no parameter of a
+run but a variable of the environment, FGAA_WORKERS: `local` (default), `ray` (workers on this machine), `auto` (the
+cluster that was started here with `ray start`) or the address of a cluster that this machine belongs to. A worker has as
+many threads as this process (OMP_NUM_THREADS), because their number decides in which order some sums are taken, and takes
+as many processors, or, where the model is on a GPU, one GPU.
 """
 
 import os
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from fgaa_utils.project import ROOT
-from fgaa_utils.shards import processor
+from fgaa_utils.shards import rounding
 
 WORKERS = "FGAA_WORKERS"
 HERE = "local"
@@ -103,11 +103,6 @@ class Worker:
             raise ValueError(f"a node has {using.identity}, the run has {identity}; run `dvc repro model` there")
         result = task(using, job, done.append, **fixed)
         return result, sum(done)
-
-
-def rounding(device: str) -> dict[str, object]:
-    """What decides how sums round on a device of this node."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": processor(device)}
 
 
 def _connect(place: str, threads: int) -> Any:
